@@ -1,0 +1,47 @@
+"""The report's section of answers: the same prompts, answered by each model, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evals.markup import colours, empty, heading
+from evals.notation import escaped, foreign, number
+from evals.results import Answer, Report, Sample
+
+
+def samples_section(report: Report) -> str:
+    """The same prompts answered by each model, side by side."""
+    if not report.samples:
+        return empty("Answers side by side", "No samples were kept.")
+    names = list(dict.fromkeys(name for sample in report.samples for name in sample.answers))
+    tint = colours([model.name for model in report.models] + names)
+    heads = "".join(f'<th><span class="{tint[n]}"><span class="swatch"></span></span>{escaped(n)}</th>' for n in names)
+    rows = "".join(sample_row(sample, names) for sample in report.samples)
+    lead = (
+        f"The same {len(report.samples)} held-out prompts for every model, with gold scores. Shown as text, as written."
+    )
+    table = f'<table class="samples"><thead><tr><th>prompt</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'{heading("Answers side by side", lead)}<div class="scroll">{table}</div>'
+
+
+def sample_row(sample: Sample, names: Sequence[str]) -> str:
+    kind = f'<span class="kind">{escaped(sample.kind)}</span>' if sample.kind else ""
+    cells = "".join(f"<td>{answer_cell(sample.answers.get(name))}</td>" for name in names)
+    return (
+        f'<tr><td class="prompt"><span class="said" dir="auto">{foreign(sample.prompt)}</span>{kind}</td>{cells}</tr>'
+    )
+
+
+def answer_cell(given: Answer | None) -> str:
+    if given is None:
+        return '<span class="nothing">not sampled</span>'
+    said = foreign(given.text) if given.text else '<span class="nothing">(empty)</span>'
+    scores = "".join(
+        f'<span class="score {grade(value)}">{escaped(axis)} {number(value, 2)}</span>'
+        for axis, value in given.scores.items()
+    )
+    return f'<div class="said" dir="auto">{said}</div><div class="scores">{scores}</div>'
+
+
+def grade(score: float) -> str:
+    return "high" if score >= 0.75 else "low" if score < 0.4 else "middle"

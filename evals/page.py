@@ -1,0 +1,186 @@
+"""The report's page: one function a section, each from plain data to HTML.
+
+Every string that is not this file's own goes through `escaped` (labels) or `foreign` (what models and users wrote).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evals.answers import samples_section
+from evals.course import lineage_section, training_section
+from evals.frontier import frontier_chart
+from evals.markup import colours, empty, heading, legend
+from evals.notation import escaped, number
+from evals.plots import Interval, interval_bars, reliability_chart
+from evals.results import GOLD_AXES, AxisQuality, Metric, ModelResult, Report
+from evals.verdict import Verdict, answer, direction, final_verdicts, overall, verdicts
+
+STYLE = Path(__file__).with_name("report.css")
+# Nothing may be fetched or run, whatever slipped through the escaping.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    sections = {
+        "Numbers": ("numbers", headline_section(report)),
+        "Axes": ("axes", axes_section(report)),
+        "Reward and KL": ("frontier", frontier_section(report)),
+        "Reward model": ("reward", reward_section(report.reward_quality)),
+        "Answers": ("answers", samples_section(report)),
+        "Training": ("training", training_section(report.stages)),
+        "Lineage": ("lineage", lineage_section(report.stages)),
+    }
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for name, (anchor, _) in sections.items())
+    body = "".join(f'<section id="{anchor}">{content}</section>' for anchor, content in sections.values())
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escaped(report.title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
+        f"<header><h1>{escaped(report.title)}</h1>{facts(report)}<nav>{links}</nav></header>"
+        f"{answer_section(report)}{alerts_section(report)}{body}"
+        "<footer>Intervals are 95 % bootstrap intervals over prompts; differences are paired on the same prompts."
+        "</footer></main></body></html>\n"
+    )
+
+
+def facts(report: Report) -> str:
+    items = "".join(f"<span>{escaped(name)} <b>{escaped(value)}</b></span>" for name, value in report.facts.items())
+    return f'<div class="facts">{items}</div>'
+
+
+def answer_section(report: Report) -> str:
+    """The first screen: one sentence, then each model's gains and costs."""
+    final = final_verdicts(report)
+    earlier = [v for v in verdicts(report) if v not in final]
+    cards = "".join(verdict_card(v) for v in final + earlier)
+    return (
+        f'<section class="answer {overall(report)}"><p class="question">Did the model get better, and at what cost?</p>'
+        f'<p class="says">{escaped(answer(report))}</p><div class="verdicts">{cards}</div></section>'
+    )
+
+
+def verdict_card(verdict: Verdict) -> str:
+    lost = verdict.lost or (("nothing measurably worse",) if verdict.tone == "better" else ())
+    items = [("gain", line) for line in verdict.gained]
+    items += [("loss" if verdict.lost else "note", line) for line in lost]
+    items += [("note", line) for line in verdict.notes]
+    rows = "".join(f'<li class="{kind}">{escaped(line)}</li>' for kind, line in items)
+    pill = f'<span class="pill {verdict.tone}">{verdict.tone}</span>'
+    return f'<article class="verdict"><h3>{pill}{escaped(verdict.headline)}</h3><ul>{rows}</ul></article>'
+
+
+def alerts_section(report: Report) -> str:
+    if not report.alerts:
+        return ""
+    rows = "".join(
+        f'<li class="{"severe" if alert.severe else "mild"}"><b>{escaped(alert.stage)}</b>{escaped(alert.text)}</li>'
+        for alert in report.alerts
+    )
+    return f'<section id="alerts"><h2>Alerts</h2><ul class="alerts">{rows}</ul></section>'
+
+
+def headline_section(report: Report) -> str:
+    """One row a model, one column a metric that any model has."""
+    metrics = [m for m in report.metrics if any(m.key in model.metrics for model in report.models)]
+    if not metrics:
+        return empty("Numbers", "No model was evaluated.")
+    tint = colours(model.name for model in report.models)
+    n_gold = sum(m in GOLD_AXES for m in metrics)
+    over = f'<tr class="over"><th></th><th class="span" colspan="{n_gold}">gold judge</th></tr>' if n_gold else ""
+    names = "".join(f"<th>{escaped(m.label)}{f'<br>{escaped(m.unit)}' if m.unit else ''}</th>" for m in metrics)
+    rows = "".join(
+        f'<tr><th scope="row"><span class="{tint[model.name]}"><span class="swatch"></span></span>'
+        f"{escaped(model.name)}</th>{''.join(cell(model, m) for m in metrics)}</tr>"
+        for model in report.models
+    )
+    lead = (
+        "Mean with its 95 % interval. "
+        "A triangle marks a paired difference from the model's baseline whose interval excludes 0: green is better."
+    )
+    table = f'<table class="numbers"><thead>{over}<tr><th></th>{names}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'{heading("Numbers", lead)}<div class="scroll">{table}</div>'
+
+
+def cell(model: ModelResult, metric: Metric) -> str:
+    estimate = model.metrics.get(metric.key)
+    if estimate is None:
+        return "<td>&ndash;</td>"
+    gain = model.gain(metric) if model.baseline is not None else None
+    tone = direction(gain, metric)
+    arrow = "" if gain is None or tone == "unclear" else " up" if gain.above_zero else " down"
+    mean, low, high = (number(v, metric.digits) for v in (estimate.mean, estimate.low, estimate.high))
+    return f'<td class="{tone}{arrow}" title="n = {estimate.n}"><b>{mean}</b><small>{low}&ndash;{high}</small></td>'
+
+
+def axes_section(report: Report) -> str:
+    models = [m for m in report.models if any(axis.key in m.metrics for axis in GOLD_AXES)]
+    if not models:
+        return empty("Helpful, honest, harmless", "No model has gold scores.")
+    tint = colours(model.name for model in report.models)
+    bars = [(m.name, tint[m.name], [interval(m, axis) for axis in GOLD_AXES]) for m in models]
+    chart = interval_bars("gold scores by axis", [a.label for a in GOLD_AXES], bars, y_range=(0.0, 1.0))
+    lead = "Gold score of each axis on held-out prompts, with 95 % intervals. Larger is better on every axis."
+    shown = {m.name: tint[m.name] for m in models}
+    return f"{heading('Helpful, honest, harmless', lead)}{legend(shown)}<figure>{chart}</figure>"
+
+
+def interval(model: ModelResult, axis: Metric) -> Interval | None:
+    estimate = model.metrics.get(axis.key)
+    return None if estimate is None else Interval(estimate.mean, estimate.low, estimate.high)
+
+
+def frontier_section(report: Report) -> str:
+    if not any(frontier.points for frontier in report.frontiers):
+        return empty("Reward against KL", "No checkpoint was scored along the way.")
+    tint = colours(model.name for model in report.models)
+    tint = {f.name: tint.get(f.name, f"c-other{i % 4}") for i, f in enumerate(report.frontiers)}
+    panels = "".join(
+        f"<figure><figcaption>{caption}</figcaption>{frontier_chart(report.frontiers, tint, which)}</figure>"
+        for which, caption in (("proxy", "Learned reward (what training saw)"), ("gold", "Gold score (the truth)"))
+    )
+    lead = (
+        "Each point is a checkpoint. Where the learned reward goes on rising and the gold score turns down, "
+        "training exploits the reward model. A ring marks the checkpoint that was kept."
+    )
+    return f'{heading("Reward against KL", lead)}{legend(tint)}<div class="cols">{panels}</div>'
+
+
+def reward_section(axes: Sequence[AxisQuality]) -> str:
+    if not axes:
+        return empty("Reward model", "No reward model was measured.")
+    bars: list[tuple[str, str, list[Interval | None]]] = [
+        ("held-out rankings", "c-sft", [Interval(a.accuracy.mean, a.accuracy.low, a.accuracy.high) for a in axes])
+    ]
+    own = [a.own_samples for a in axes]
+    if any(own):
+        bars.append(
+            ("the policy's own samples", "c-other1", [Interval(e.mean, e.low, e.high) if e else None for e in own])
+        )
+    chart = interval_bars("accuracy by axis", [a.axis for a in axes], bars, y_range=(0.0, 1.0), size=(1190, 240))
+    diagrams = "".join(reliability_figure(axis) for axis in axes if axis.bins)
+    lead = (
+        "Share of pairs ranked as the gold judge ranks them; a coin gets 0.5. Below, how often the predicted winner "
+        "really won: on the diagonal the model's probabilities are true, below it they are over-confident."
+    )
+    tint = {name: colour for name, colour, _ in bars}
+    return f'{heading("Reward model", lead)}{legend(tint)}<figure>{chart}</figure><div class="three">{diagrams}</div>'
+
+
+def reliability_figure(axis: AxisQuality) -> str:
+    bins = [(b.confidence, b.accuracy, b.count) for b in axis.bins]
+    chart = reliability_chart(f"reliability, {axis.axis}", bins, "c-sft")
+    caption = f'{escaped(axis.axis)}<span class="now">{calibration(axis)}</span>'
+    return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"
+
+
+def calibration(axis: AxisQuality) -> str:
+    said = []
+    if axis.calibration_error is not None:
+        said.append(f"calibration error {axis.calibration_error:.3f}")
+    if axis.temperature is not None:
+        said.append(f"temperature {axis.temperature:.2f}")
+    return " · ".join(said)

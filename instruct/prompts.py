@@ -1,0 +1,86 @@
+"""Prompts alone, for rollouts and evaluation, out of any data source: instructions, rankings, lists of questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from instruct.readers import past_turns, system_turn, task_turn
+from models.chat import Message, Prompt
+from models.conversations import (
+    before_last_reply,
+    chat_message,
+    prompt_of,
+    read_prompt,
+    read_transcript,
+    sharegpt_message,
+)
+from models.errors import Origin
+from models.reading import Row
+from models.split import DataSource, Split, prompt_key, read_split
+
+
+@dataclass(kw_only=True)
+class PromptData(DataSource):
+    """A source of prompts: of instructions, rankings or questions."""
+
+    on_unusable: str = "drop"  # empty prompts, and transcripts that do not end with a reply: error, or drop (counted)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    prompt: Prompt
+    origin: Origin
+
+
+def read_prompts(data: DataSource) -> Split[Prompt]:
+    """The prompts of a source, split by prompt. The fields of a row tell its form; replies may be missing.
+
+    Of several turns the prompt is all before the last reply; of questions with follow-ups (`turns`) it is the first.
+    """
+    asked = read_split(data, _asked, lambda record: prompt_key(record.prompt))
+    return Split([record.prompt for record in asked.train], [record.prompt for record in asked.eval], asked.readings)
+
+
+def _asked(row: Row) -> list[_Asked]:
+    for field, prompts in PROMPT_FIELDS.items():
+        if row.has(field):
+            return [_Asked(prompt, row.origin) for prompt in prompts(row)]
+    raise row.bad("prompt", f"one of the fields {', '.join(PROMPT_FIELDS)}")
+
+
+def _first_turn(row: Row) -> list[Prompt]:
+    turns = row.values("turns")
+    if not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
+        raise row.bad("turns", "a list of texts that are not empty")
+    return [(Message("user", turns[0]),)]
+
+
+def _chat(row: Row) -> list[Prompt]:
+    turns = [chat_message(turn) for turn in row.rows("messages")]
+    return [prompt_of(before_last_reply(turns), row, "messages")]
+
+
+def _sharegpt(row: Row) -> list[Prompt]:
+    turns = [*system_turn(row), *map(sharegpt_message, row.rows("conversations"))]
+    return [prompt_of(before_last_reply(turns), row, "conversations")]
+
+
+def _instruction(row: Row) -> list[Prompt]:
+    instruction = row.filled("instruction")
+    if row.has("instances"):
+        return [(task_turn(instance, instruction),) for instance in row.rows("instances")]
+    task = task_turn(row, instruction) if row.has("input") else Message("user", instruction)
+    return [(*system_turn(row), *past_turns(row), task)]
+
+
+PROMPT_FIELDS: dict[str, Callable[[Row], list[Prompt]]] = {  # the first of these that a row has says how to read it
+    "turns": _first_turn,
+    "messages": _chat,
+    "conversations": _sharegpt,
+    "instruction": _instruction,
+    "prompt": lambda row: [read_prompt(row, "prompt")],
+    "question": lambda row: [read_prompt(row, "question")],
+    "input": lambda row: [read_prompt(row, "input")],
+    "chosen": lambda row: [read_transcript(row, "chosen")[0]],
+}

@@ -1,0 +1,160 @@
+"""Conversations, and how they become token ids under a chat template.
+
+The template's own text is encoded with its special tokens; what people wrote is encoded as text alone, so a user can
+never open a role or end a turn by typing its marker.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from models.errors import ArtifactError, DataError
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+Prompt = tuple[Message, ...]
+
+ROLE_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+TEMPLATE = (
+    "{{ bos_token if %s else '' }}"
+    "{%% for message in messages %%}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '<|assistant|>' }}{%% endif %%}"
+)
+
+
+def add_chat_template(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give a base tokenizer role tokens and a template, unless it has a template already. Returns the tokens added."""
+    if tokenizer.chat_template is not None:
+        return 0
+    starts_with_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    tokenizer.chat_template = TEMPLATE % ("true" if starts_with_bos else "false")
+    return tokenizer.add_special_tokens({"additional_special_tokens": list(ROLE_TOKENS)})
+
+
+class Encoded(NamedTuple):
+    """Token ids of a conversation; `targets[i]` is True where an assistant wrote token i (its end of turn included)."""
+
+    ids: list[int]
+    targets: list[bool]
+
+
+class _Slot(NamedTuple):
+    """Where a message's content stands in the rendered template, and whether the template trims it."""
+
+    message: int
+    strip_left: bool
+    strip_right: bool
+
+
+class ChatFormat:
+    """A tokenizer's chat template, compiled: how prompts, responses and conversations become ids.
+
+    Raises ArtifactError where the template closes no assistant turn with a special token, or where its generation
+    prompt does not continue into a whole conversation.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.chat_template is None:
+            raise ArtifactError("the tokenizer has no chat template; start from a model that stages.sft made")
+        self.tokenizer = tokenizer
+        self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+        self._pieces = functools.lru_cache(maxsize=512)(self._render)
+        self._encode_piece = functools.lru_cache(maxsize=4096)(self._encode_template_text)
+        self.end_ids = self._end_of_turn()
+        question, answer = Message("user", "a"), Message("assistant", "b")
+        whole, opened = self.conversation((question, answer)).ids, self.prompt((question,))
+        if whole[: len(opened)] != opened:
+            raise ArtifactError(
+                "the chat template's generation prompt is not a prefix of a whole turn; training and generation "
+                "would see different text"
+            )
+
+    def prompt(self, messages: Prompt) -> list[int]:
+        """Ids of a conversation that waits for the assistant's turn."""
+        return self._encode(messages, generation_prompt=True).ids
+
+    def response(self, text: str, *, ended: bool = True) -> list[int]:
+        """Ids of an assistant's turn, closed by its end-of-turn tokens where it `ended`."""
+        return self._encode_content(text) + (self.end_ids if ended else [])
+
+    def conversation(self, messages: Prompt) -> Encoded:
+        """Ids of a whole conversation, with the assistant's turns as targets; cut after the last end of turn."""
+        ids, targets = self._encode(messages, generation_prompt=False)
+        if messages[-1].role == "assistant":
+            last = max(i for i, target in enumerate(targets) if target) + 1
+            return Encoded(ids[:last], targets[:last])
+        return Encoded(ids, targets)
+
+    def text(self, ids: list[int]) -> str:
+        """What a person reads of generated ids: everything but special tokens."""
+        return self.tokenizer.decode([i for i in ids if i not in self._special], skip_special_tokens=True).strip()
+
+    def _encode(self, messages: Prompt, *, generation_prompt: bool) -> Encoded:
+        ids: list[int] = []
+        targets: list[bool] = []
+        closing = False
+        for piece in self._pieces(tuple(m.role for m in messages), generation_prompt):
+            if isinstance(piece, _Slot):
+                message = messages[piece.message]
+                content = message.content.lstrip() if piece.strip_left else message.content
+                new = self._encode_content(content.rstrip() if piece.strip_right else content)
+                closing = message.role == "assistant"
+                marks = [closing] * len(new)
+            else:
+                new = self._encode_piece(piece)
+                n_end = self._n_closing(new) if closing else 0
+                marks = [True] * n_end + [False] * (len(new) - n_end)
+            ids += new
+            targets += marks
+        return Encoded(ids, targets)
+
+    def _encode_content(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def _encode_template_text(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _n_closing(self, ids: list[int]) -> int:
+        return next((i + 1 for i, token in enumerate(ids) if token in self._special), 0)
+
+    def _end_of_turn(self) -> list[int]:
+        pieces = self._pieces(("user", "assistant"), False)
+        ids = self._encode_piece(pieces[-1]) if isinstance(pieces[-1], str) else []
+        n = self._n_closing(ids)
+        if n == 0:
+            raise ArtifactError("the chat template closes the assistant's turn with no special token, so no end is learnt")
+        return ids[:n]
+
+    def _render(self, roles: tuple[str, ...], generation_prompt: bool) -> tuple[str | _Slot, ...]:
+        """The template as literal text and slots. A space on each side of a marker shows whether contents are trimmed."""
+        messages = [{"role": role, "content": f" \ue000{i}\ue001 "} for i, role in enumerate(roles)]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except TemplateError as error:
+            raise DataError(f"the chat template refuses the turns {' → '.join(roles)}: {error}") from error
+        parts = re.split(r"( ?)\ue000(\d+)\ue001( ?)", text)
+        pieces: list[str | _Slot] = []
+        for start in range(0, len(parts) - 1, 4):
+            literal, left, index, right = parts[start : start + 4]
+            pieces += [literal, _Slot(int(index), left == "", right == "")]
+        pieces.append(parts[-1])
+        found = [piece.message for piece in pieces if isinstance(piece, _Slot)]
+        if found != list(range(len(roles))):
+            raise DataError(f"the chat template drops or repeats a turn of {' → '.join(roles)}")
+        return tuple(piece for piece in pieces if piece != "")

@@ -1,0 +1,178 @@
+"""From a folder (or a hub name) to a model and its tokenizer, refusing what cannot be right before weights load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import MISSING
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from models.chat import add_chat_template
+from models.errors import ArtifactError, ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class ModelConfig:
+    """Which model a stage starts from, and what its files may do."""
+
+    path: str = MISSING  # an artefact of an earlier stage, a transformers folder, or a hub name
+    dtype: str = "float32"  # of the weights: float32, bfloat16 or float16
+    chat_template: str | None = None  # a Jinja file for a base without a template; None: role tokens are added
+    allow_pickle: bool = False  # load .bin or .pt weights (tensors only, never code)
+    trust_remote_code: bool = False  # run the Python files that a model folder brings
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"model.dtype={self.dtype}: expected one of {', '.join(DTYPES)}")
+
+
+def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, with a chat template where `cfg` names one. It must have an end-of-text token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ArtifactError(f"{folder}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
+    if cfg.chat_template is not None:
+        template = Path(cfg.chat_template).read_text(encoding="utf-8")
+        if tokenizer.chat_template not in (None, template):
+            raise ArtifactError(
+                f"{folder}: its chat template has digest {template_digest(tokenizer.chat_template)}, model.chat_template "
+                f"{cfg.chat_template} has {template_digest(template)}; a later stage keeps the template of its parent"
+            )
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def load_policy(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, with chat tokens added (new rows at the mean of the old ones)."""
+    config = _checked_config(folder, cfg)
+    if _is_classifier(config):
+        raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")
+    tokenizer = load_tokenizer(folder, cfg)
+    model = AutoModelForCausalLM.from_pretrained(folder, **_load_options(cfg))
+    _check_sizes(folder, model, tokenizer)
+    n_added = add_chat_template(tokenizer)
+    if n_added and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _start_at_mean(model, n_added)
+    return model, tokenizer
+
+
+def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A trained reward model and its tokenizer."""
+    config = _checked_config(folder, cfg)
+    if not _is_classifier(config):
+        raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
+    tokenizer = load_tokenizer(folder, cfg)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **_load_options(cfg))
+    _check_sizes(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def template_digest(template: str | None) -> str:
+    """Short digest of a chat template, `none` where there is none."""
+    return "none" if template is None else hashlib.sha256(template.encode()).hexdigest()[:12]
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Short digest of what decides token ids: vocabulary, merges, special tokens and the chat template."""
+    state = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template])
+    return hashlib.sha256(state.encode()).hexdigest()[:12]
+
+
+def same_tokenizer(policy: PreTrainedTokenizerBase, scorer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raise ArtifactError unless both turn text into the same ids, so that a score means what training taught."""
+    ours, theirs = tokenizer_digest(policy), tokenizer_digest(scorer)
+    if ours != theirs:
+        raise ArtifactError(
+            f"{where}: the reward model's tokenizer and template have digest {theirs}, the policy's {ours}; "
+            "train the reward model from the same stages.sft artefact"
+        )
+
+
+def max_positions(model: PreTrainedModel, default: int = 1024) -> int:
+    """How many positions the model was made for."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or default
+
+
+def _load_options(cfg: ModelConfig) -> dict[str, object]:
+    return {
+        "dtype": DTYPES[cfg.dtype],
+        "attn_implementation": "sdpa",
+        "trust_remote_code": cfg.trust_remote_code,
+        **({} if cfg.allow_pickle else {"use_safetensors": True}),
+    }
+
+
+def _checked_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+    path = Path(folder)
+    if not path.is_dir():
+        if path.exists() or folder.startswith(("/", ".", "~")) or folder.count("/") > 1:
+            raise ArtifactError(f"{folder}: no such model folder; check model.path")
+    elif not (path / "config.json").is_file():
+        raise ArtifactError(f"{folder}: no config.json, so not a transformers model folder")
+    elif not list(path.glob("*.safetensors")) and (pickles := [*path.glob("*.bin"), *path.glob("*.pt")]):
+        if not cfg.allow_pickle:
+            raise ArtifactError(
+                f"{pickles[0]}: pickled weights can run code and are not loaded; convert them to safetensors, or set "
+                "model.allow_pickle=true to read their tensors alone"
+            )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(_why_unreadable(folder, error)) from error
+    if getattr(config, "auto_map", None) and not cfg.trust_remote_code:
+        raise ArtifactError(f"{folder}: brings code of its own (auto_map), not run; model.trust_remote_code=true runs it")
+    return config
+
+
+def _why_unreadable(folder: str, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return f"{folder}: brings code of its own (auto_map), not run; model.trust_remote_code=true runs it"
+    if Path(folder).is_dir():
+        return f"{folder}: config.json cannot be read ({str(error).splitlines()[0]})"
+    return f"{folder}: no such local folder, and the hub did not answer for that name; check model.path or the network"
+
+
+def _is_classifier(config: PretrainedConfig) -> bool:
+    return "ForSequenceClassification" in _architecture(config)
+
+
+def _architecture(config: PretrainedConfig) -> str:
+    return (getattr(config, "architectures", None) or [type(config).__name__])[0]
+
+
+def _check_sizes(folder: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ArtifactError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embeddings {rows} rows; they do not belong together"
+        )
+
+
+@torch.no_grad()
+def _start_at_mean(model: PreTrainedModel, n_added: int) -> None:
+    """New embedding rows start at the mean of the old ones, with a little noise that tells them apart."""
+    generator = torch.Generator().manual_seed(0)
+    seen: set[int] = set()
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = module.weight
+        if weight.data_ptr() in seen:
+            continue
+        seen.add(weight.data_ptr())
+        old = weight[:-n_added]
+        noise = torch.randn(n_added, old.shape[1], generator=generator).to(weight) * old.std(0) * 0.1
+        weight[-n_added:] = old.mean(0) + noise

@@ -1,0 +1,62 @@
+"""The three-axis reward model: a backbone, and a head that reads each response's last token.
+
+Larger is better on every axis, harmless included. R = responses of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from models.layout import Batch, LayoutConfig, Tree, collate
+from models.logprobs import hidden_states
+
+AXES = ("helpful", "honest", "harmless")
+
+
+def reward_model_from(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generator: torch.Generator
+) -> PreTrainedModel:
+    """An `AutoModelForSequenceClassification` with the policy's backbone and a fresh head, Normal(0, 1/√(hidden+1))."""
+    config = type(policy.config).from_dict(policy.config.to_dict())
+    config.num_labels = len(AXES)
+    config.id2label = dict(enumerate(AXES))
+    config.label2id = {axis: i for i, axis in enumerate(AXES)}
+    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    config.reward_mean, config.reward_std = [0.0] * len(AXES), [1.0] * len(AXES)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").to(policy.dtype)
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    with torch.no_grad():
+        weight = torch.randn(model.score.weight.shape, generator=generator)
+        model.score.weight.copy_(weight / (weight.shape[1] + 1) ** 0.5)
+    return model
+
+
+def raw_scores(model: nn.Module, batch: Batch) -> Tensor:
+    """Head outputs at the last token of each response, (R, 3) float32, before normalisation."""
+    inner = model.module if hasattr(model, "module") else model
+    return inner.score(hidden_states(model, batch)[batch["ends"]]).float()
+
+
+def normalised(model: PreTrainedModel, scores: Tensor) -> Tensor:
+    """Raw scores (..., 3) in units of the reference completions' standard deviation, their mean at 0."""
+    mean, std = scores.new_tensor(model.config.reward_mean), scores.new_tensor(model.config.reward_std)
+    return (scores - mean) / std
+
+
+@torch.no_grad()
+def score_trees(model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutConfig, batch_size: int = 64) -> Tensor:
+    """Normalised scores of every response of every tree, (responses in order, 3), on the CPU."""
+    model.eval()
+    order = sorted(range(len(trees)), key=lambda i: trees[i].n_tokens)
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate([trees[i] for i in rows], bin_tokens=layout.bin_tokens)
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        scores = normalised(model, raw_scores(model, batch)).cpu()
+        found.update(zip(rows, scores.split([len(trees[i].responses) for i in rows]), strict=True))
+    return torch.cat([found[i] for i in range(len(trees))]) if trees else torch.zeros(0, len(AXES))

@@ -1,0 +1,88 @@
+"""An artefact: a folder that plain transformers can load, with a manifest that says how it came to be.
+
+`model/` holds weights and tokenizer; `manifest.json` is written last: no manifest, no artefact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import ArtifactError
+from train.digests import digest, file_digest, folder_digests
+
+MANIFEST = "manifest.json"
+RUN_RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed stage. `folder` is outputs/<experiment>/<stage>; `manifest` what stands in its manifest.json."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def model_folder(self) -> str:
+        return str(self.folder / "model")
+
+    @property
+    def identity(self) -> str:
+        return self.manifest["identity"]
+
+    @property
+    def content(self) -> str:
+        """Digest of what was made and from what; wall time and host do not enter."""
+        return digest([self.manifest["identity"], self.manifest["files"]])
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write aside, flush to disk, rename: the file is whole or absent."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> Artifact:
+    """Digest the files under model/ and write the manifest."""
+    manifest = {**manifest, "files": folder_digests(folder / "model") if (folder / "model").is_dir() else {}}
+    write_json(folder / MANIFEST, manifest)
+    return Artifact(folder, manifest)
+
+
+def is_artifact_folder(path: Path) -> bool:
+    """Whether a stage of ours made this folder, sealed or not."""
+    return (path / MANIFEST).exists() or (path / RUN_RECORD).exists()
+
+
+def read_artifact(folder: Path, *, verify: bool = True) -> Artifact:
+    """The artefact in a folder. Raises ArtifactError where it is unsealed, its manifest is broken, or a file changed."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: not sealed (no {MANIFEST}); its stage did not finish, start it again")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        artifact = Artifact(folder, manifest)
+        files, _ = manifest["files"], (manifest["stage"], manifest["kind"], artifact.content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: broken manifest ({error}); make the artefact again") from error
+    for name, expected in files.items() if verify else ():
+        _verify(folder / "model", name, expected)
+    return artifact
+
+
+def _verify(root: Path, name: str, expected: str) -> None:
+    file = root / name
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise ArtifactError(f"{root.parent / MANIFEST}: names {name}, which is outside the artefact")
+    if not file.is_file():
+        raise ArtifactError(f"{file}: missing, the manifest has digest {expected[:12]}")
+    if (found := file_digest(file)) != expected:
+        raise ArtifactError(f"{file}: digest {found[:12]}, the manifest has {expected[:12]}; the file changed after sealing")

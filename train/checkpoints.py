@@ -1,0 +1,72 @@
+"""Checkpoints: complete or absent. A `complete.json` with every file's digest is written last and is what counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from models.errors import ArtifactError
+from train.artifact import write_json
+from train.digests import folder_digests
+
+COMPLETE = "complete.json"
+
+
+def complete(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Declare a checkpoint whole. `state` is what the stage itself must remember (controllers, counters)."""
+    write_json(checkpoint / COMPLETE, {"state": state, "files": folder_digests(checkpoint)})
+
+
+def stage_state(checkpoint: Path) -> dict[str, Any]:
+    """What the stage remembered."""
+    return json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["state"]
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest complete checkpoint below the folder, in numeric order, and why newer ones were passed over."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    passed_over: list[str] = []
+    for checkpoint in sorted(found, key=checkpoint_step, reverse=True):
+        fault = damage(checkpoint)
+        if fault is None:
+            return checkpoint, passed_over
+        passed_over.append(f"{checkpoint}: {fault}")
+    return None, passed_over
+
+
+def named(path: Path) -> Path:
+    """A checkpoint that somebody named: it must be there and whole."""
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such checkpoint")
+    if (fault := damage(path)) is not None:
+        raise ArtifactError(f"{path}: {fault}")
+    return path
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Clear away what an interrupted save left."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if damage(checkpoint) is not None:
+            shutil.rmtree(checkpoint)
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, None where it is whole."""
+    record = checkpoint / COMPLETE
+    if not record.is_file():
+        return "incomplete, its save was interrupted"
+    try:
+        expected = json.loads(record.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError) as error:
+        return f"{COMPLETE} cannot be read ({error})"
+    found = folder_digests(checkpoint)
+    for name, value in expected.items():
+        if found.get(name) != value:
+            return f"{name} is damaged or missing"
+    return None

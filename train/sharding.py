@@ -1,0 +1,50 @@
+"""DeepSpeed ZeRO: what is sharded over the processes. One configuration group, every other number derives from the stage."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import ConfigError, ResourceError
+
+
+@dataclass
+class Sharding:
+    """conf/deepspeed/*.yaml"""
+
+    stage: int | None = None  # None: no DeepSpeed; 1 shards optimizer state, 2 gradients too, 3 weights too
+
+    def __post_init__(self) -> None:
+        if self.stage not in (None, 1, 2, 3):
+            raise ConfigError(f"deepspeed.stage={self.stage}: expected 1, 2, 3 or null")
+
+
+def deepspeed_config(sharding: Sharding, bf16: bool, max_grad_norm: float) -> dict[str, Any] | None:
+    """DeepSpeed's own configuration; `auto` numbers are filled in by transformers from the training arguments."""
+    if sharding.stage is None:
+        return None
+    _check_compiler()
+    return {
+        "zero_optimization": {
+            "stage": sharding.stage,
+            "overlap_comm": False,
+            "stage3_gather_16bit_weights_on_model_save": sharding.stage == 3,
+        },
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": bf16},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def _check_compiler() -> None:
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if missing:
+        raise ResourceError(
+            f"DeepSpeed compiles an operator on its first start and needs {' and '.join(missing)} on the PATH; "
+            "install it, activate the virtual environment, or run with deepspeed=none"
+        )

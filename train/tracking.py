@@ -1,0 +1,98 @@
+"""Where a run is watched: Weights & Biases, offline where there is no key, or nowhere."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from models.errors import ConfigError
+
+
+@dataclass
+class TrackingConfig:
+    """conf/tracking/*.yaml"""
+
+    backend: str = "wandb"  # wandb or none
+    project: str = "hhh-align"
+    entity: str | None = None  # the W&B team; None: the key's own
+
+    def __post_init__(self) -> None:
+        if self.backend not in ("wandb", "none"):
+            raise ConfigError(f"tracking.backend={self.backend}: expected wandb or none")
+
+
+class Tracker(Protocol):
+    """Receives what a run logs."""
+
+    run_id: str | None
+
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def finish(self, summary: dict[str, Any]) -> None: ...
+
+
+class NoTracker:
+    """Keeps nothing."""
+
+    run_id = None
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        return
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        return
+
+
+class WandbTracker:
+    """One W&B run for one stage, grouped by experiment."""
+
+    def __init__(self, cfg: TrackingConfig, folder: Path, *, group: str, stage: str, config: dict[str, Any]) -> None:
+        import wandb  # noqa: PLC0415  half a second, and only where it is asked for
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self.offline = not _has_key() or os.environ.get("WANDB_MODE") == "offline"
+        self.run = wandb.init(
+            project=cfg.project,
+            entity=cfg.entity,
+            group=group,
+            job_type=stage,
+            name=f"{group}/{stage}",
+            mode="offline" if self.offline else "online",
+            dir=str(folder),
+            config=config,
+            settings=wandb.Settings(console="off", init_timeout=60),
+        )
+        self.run_id = self.run.id
+
+    @property
+    def where(self) -> str:
+        """One line for a person: where the run can be seen."""
+        if self.offline:
+            return f"W&B: offline, no key. Send it with: wandb sync {Path(self.run.dir).parent}"
+        return f"W&B: {self.run.url}"
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.run.log(metrics, step=step)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self.run.summary.update(summary)
+        self.run.finish()
+
+
+def open_tracker(cfg: TrackingConfig, folder: Path, *, group: str, stage: str, config: dict[str, Any]) -> Tracker:
+    """The tracker that the configuration names; it never asks and never waits for a key."""
+    if cfg.backend == "none":
+        return NoTracker()
+    return WandbTracker(cfg, folder, group=group, stage=stage, config=config)
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

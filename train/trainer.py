@@ -1,0 +1,209 @@
+"""The one trainer. Every stage gives it batches and an objective; transformers gives it everything else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from models.errors import ConfigError
+from models.layout import Batch
+from train.batches import Batches, Share
+from train.digests import RUNTIME
+from train.sharding import Sharding, deepspeed_config
+
+
+class Mean(NamedTuple):
+    """A metric over micro-batches and processes: `total / count`, both summed before dividing."""
+
+    total: Tensor
+    count: Tensor | float
+
+
+Metrics = dict[str, Mean]
+Objective = Callable[[nn.Module, Batch, Tensor], tuple[Tensor, Metrics]]
+"""`objective(model, batch, units) -> (loss, metrics)`. `units` (U,) is `batch["units"]` summed over the whole optimizer
+step, all micro-batches and processes; the loss divides by it, so that losses of micro-batches add up."""
+
+
+@dataclass
+class TrainerConfig:
+    """How weights move."""
+
+    learning_rate: float = 1e-4  # at its peak
+    batch_size: int = 32  # rows of an optimizer step, over all processes and micro-batches
+    accumulation: int = 1  # micro-batches of a step
+    epochs: float = 1.0  # passes over the rows; not read where max_steps is set
+    max_steps: int | None = None  # optimizer steps
+    warmup_steps: int = 0  # linear from 0
+    schedule: str = "linear"  # linear, cosine or constant, to `final_rate` of the peak
+    final_rate: float = 0.0  # share of the peak rate that is left at the last step
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    bf16: bool = False  # autocast to bfloat16
+    gradient_checkpointing: bool = False  # trade compute for memory
+    shuffle: bool = True  # reshuffle the rows each pass
+    log_every: int = field(default=10, metadata=RUNTIME)  # steps
+    save_every: int = field(default=200, metadata=RUNTIME)  # steps between checkpoints; 0: none
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        for name in ("batch_size", "accumulation", "log_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.epochs > 0, "epochs", self.epochs, "a number above 0")
+        _require(self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "at least 1, or null")
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
+        for name in ("beta1", "beta2", "final_rate"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        for name in ("weight_decay", "warmup_steps", "save_every", "max_grad_norm"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+
+    def steps(self, n_rows: int) -> int:
+        """Optimizer steps for a data set of n_rows."""
+        return self.max_steps or max(1, round(self.epochs * max(1, n_rows // self.batch_size)))
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"trainer.{name}={value}: expected {expected}")
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + float(torch.cos(torch.tensor(done * torch.pi)))),
+    "constant": lambda done: 1.0,
+}
+
+
+def rate_multiplier(cfg: TrainerConfig, n_steps: int) -> Callable[[int], float]:
+    """Share of the peak learning rate at a step: warm-up from 0, then the schedule down to `final_rate`."""
+
+    def at(step: int) -> float:
+        if step < cfg.warmup_steps:
+            return (step + 1) / (cfg.warmup_steps + 1)
+        done = (step - cfg.warmup_steps) / max(1, n_steps - cfg.warmup_steps)
+        return cfg.final_rate + (1 - cfg.final_rate) * SCHEDULES[cfg.schedule](min(1.0, done))
+
+    return at
+
+
+def make_optimizer(model: nn.Module, cfg: TrainerConfig, rates: dict[str, float]) -> torch.optim.AdamW:
+    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters below a module name a rate of their own."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = next((r for prefix, r in rates.items() if name.startswith(prefix + ".")), cfg.learning_rate)
+            decay = cfg.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+    listed = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+    return torch.optim.AdamW(listed, betas=(cfg.beta1, cfg.beta2), eps=cfg.epsilon, fused=True)
+
+
+class StageTrainer(Trainer):
+    """`transformers.Trainer` over an objective. The whole training is one pass over `batches`, which know their steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        arguments: TrainingArguments,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset(),
+            optimizers=(optimizer, scheduler),
+            callbacks=callbacks,
+        )
+        self.batches, self.objective = batches, objective
+        self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the units of the whole step
+        self._sums: dict[str, list[Tensor]] = {}
+
+    def get_train_dataloader(self) -> Batches:
+        return self.batches
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | None]:
+        """The micro-batches of one step, with what the loss averages over in all of them, on all processes."""
+        samples = list(islice(epoch_iterator, num_batches))
+        if not samples:
+            return samples, None
+        units = torch.stack([batch["units"] for batch in samples]).sum(0).to(device)
+        return samples, self.accelerator.reduce(units, "sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor:
+        loss, metrics = self.objective(model, inputs, num_items_in_batch)
+        for name, (total, count) in metrics.items():
+            entry = torch.stack([torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (total, count)])
+            self._sums[name] = [*self._sums.get(name, []), entry]
+        return loss * self.accelerator.num_processes  # gradients are averaged over processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the objective's metrics since the last log."""
+        for name in sorted(self._sums):
+            entry = torch.stack(self._sums[name]).sum(0).to(self.args.device)
+            total, count = self.accelerator.reduce(entry, "sum").tolist()
+            if count:
+                logs[name] = total / count
+        self._sums.clear()
+        super().log(logs, start_time)
+
+
+def training_arguments(
+    cfg: TrainerConfig, sharding: Sharding, folder: Path, *, n_steps: int, share: Share, seed: int
+) -> TrainingArguments:
+    """Transformers' arguments for a stage: only what our configuration says, nothing reported or printed by itself."""
+    use_cpu = not torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return TrainingArguments(
+            output_dir=str(folder),
+            max_steps=n_steps,
+            per_device_train_batch_size=share.batch_size // (share.world * share.accumulation),
+            gradient_accumulation_steps=share.accumulation,
+            max_grad_norm=cfg.max_grad_norm,
+            learning_rate=cfg.learning_rate,
+            bf16=cfg.bf16,
+            seed=seed,
+            ignore_data_skip=True,  # our batches start where the checkpoint says
+            logging_strategy="steps",
+            logging_steps=cfg.log_every,
+            logging_nan_inf_filter=False,
+            save_strategy="steps" if cfg.save_every else "no",
+            save_steps=cfg.save_every or 1,
+            save_total_limit=2,
+            report_to=[],
+            disable_tqdm=True,
+            log_level="error",
+            use_cpu=use_cpu,
+            ddp_backend="gloo" if use_cpu and share.world > 1 else None,
+            deepspeed=deepspeed_config(sharding, cfg.bf16, cfg.max_grad_norm),
+            **_activation_checkpointing(cfg),
+        )
+
+
+def _activation_checkpointing(cfg: TrainerConfig) -> dict[str, Any]:
+    return {"activation_checkpointing": True} if cfg.gradient_checkpointing else {}
