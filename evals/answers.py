@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.markup import colours, empty, heading
-from evals.notation import escaped, foreign, number
+from evals.notation import compact, escaped, foreign
 from evals.results import Answer, Report, Sample
 
 
@@ -37,7 +37,7 @@ def answer_cell(given: Answer | None) -> str:
         return '<span class="nothing">not sampled</span>'
     said = foreign(given.text) if given.text else '<span class="nothing">(empty)</span>'
     scores = "".join(
-        f'<span class="score {grade(value)}">{escaped(axis)} {number(value, 2)}</span>'
+        f'<span class="score {grade(value)}">{escaped(axis)} {compact(round(value, 2))}</span>'
         for axis, value in given.scores.items()
     )
     return f'<div class="said" dir="auto">{said}</div><div class="scores">{scores}</div>'

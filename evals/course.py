@@ -28,8 +28,11 @@ def time_split(stage: StageRecord) -> str:
     if not stage.time_split:
         return ""
     parts = sorted(stage.time_split.items(), key=lambda part: -part[1])
-    said = " · ".join(f"{escaped(name)} {duration(seconds)}" for name, seconds in parts)
-    return f'<h3>Where the time went</h3>{share_bar(f"time of {stage.name}", parts)}<p class="lead">{said}</p>'
+    said = "".join(
+        f'<span><span class="part{i % 8}"><span class="swatch"></span></span>{escaped(name)} {duration(seconds)}</span>'
+        for i, (name, seconds) in enumerate(parts)
+    )
+    return f'<h3>Where the time went</h3>{share_bar(f"time of {stage.name}", parts)}<p class="legend">{said}</p>'
 
 
 def curves(stage: StageRecord) -> str:
@@ -59,13 +62,18 @@ def lineage_section(stages: Sequence[StageRecord]) -> str:
         "Which artefact was made of which, with wall time, peak memory and the digest that names it. "
         f"All stages together: {total}."
     )
-    details = "".join(
-        f"<details><summary>{escaped(stage.name)}<small>{duration(stage.seconds)} · {memory(stage.peak_bytes)} · "
-        f"{escaped(stage.digest)}</small></summary>{table('Config', stage.config)}{table('Metrics', stage.metrics)}"
-        "</details>"
-        for stage in stages
-    )
+    details = "".join(map(stage_details, stages))
     return f"{heading('Lineage', lead)}<figure>{lineage_chart(stages)}</figure>{details}"
+
+
+def stage_details(stage: StageRecord) -> str:
+    facts = f"{duration(stage.seconds)} · {memory(stage.peak_bytes)} · {escaped(stage.digest)}"
+    inside = f"{made_of(stage)}{table('Config', stage.config)}{table('Metrics', stage.metrics)}"
+    return f"<details><summary>{escaped(stage.name)}<small>{facts}</small></summary>{inside}</details>"
+
+
+def made_of(stage: StageRecord) -> str:
+    return f"<p class='lead'>made of {escaped(', '.join(stage.parents))}</p>" if stage.parents else ""
 
 
 def table(title: str, entries: Mapping[str, object]) -> str:

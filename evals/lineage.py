@@ -27,6 +27,18 @@ def depths(stages: Sequence[StageRecord]) -> dict[str, int]:
     return found
 
 
+def direct_parents(stages: Sequence[StageRecord]) -> dict[str, list[str]]:
+    """Each stage's parents, less those that are also ancestors of another parent: their arrows would say it twice."""
+    depth, ancestors = depths(stages), {}
+    direct: dict[str, list[str]] = {}
+    for stage in sorted(stages, key=lambda s: depth[s.name]):
+        parents = [p for p in stage.parents if depth.get(p, len(stages)) < depth[stage.name]]
+        above = {p: ancestors[p] for p in parents}
+        ancestors[stage.name] = set(parents).union(*above.values())
+        direct[stage.name] = [p for p in parents if not any(p in of_parent for of_parent in above.values())]
+    return direct
+
+
 def lineage_chart(stages: Sequence[StageRecord]) -> str:
     """Boxes from left to right, each with time, memory and digest; arrows from parents to children."""
     depth = depths(stages)
@@ -43,10 +55,9 @@ def lineage_chart(stages: Sequence[StageRecord]) -> str:
         for d, column in enumerate(columns)
         for r, stage in enumerate(column)
     }
-    for stage in stages:
-        for parent in stage.parents:
-            if parent in corners:
-                draw_arrow(frame, corners[parent], corners[stage.name], box_width)
+    for child, parents in direct_parents(stages).items():
+        for parent in parents:
+            draw_arrow(frame, corners[parent], corners[child], box_width)
     for stage in stages:
         draw_box(frame, stage, corners[stage.name], box_width)
     return frame.svg("lineage of the artefacts")

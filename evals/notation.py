@@ -72,18 +72,10 @@ def marked(character: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with control, format, unassigned and surrogate characters replaced by a picture or `U+202E`."""
-    return "".join(picture(c) if is_hidden(c) else c for c in text)
+    """The text with control, format, unassigned and surrogate characters replaced by their names, as in `U+202E`."""
+    return "".join(f"U+{ord(c):04X}" if is_hidden(c) else c for c in text)
 
 
 def is_hidden(character: str) -> bool:
     """Whether a reader could not see it, or could not trust what is seen."""
     return character not in HARMLESS and unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def picture(character: str) -> str:
-    """`␛` for a control character of ASCII, `U+202E` for others."""
-    code = ord(character)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"U+{code:04X}"

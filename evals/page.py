@@ -113,7 +113,7 @@ def cell(model: ModelResult, metric: Metric) -> str:
     tone = direction(gain, metric)
     arrow = "" if gain is None or tone == "unclear" else " up" if gain.above_zero else " down"
     mean, low, high = (number(v, metric.digits) for v in (estimate.mean, estimate.low, estimate.high))
-    return f'<td class="{tone}{arrow}" title="n = {estimate.n}"><b>{mean}</b><small>{low}&ndash;{high}</small></td>'
+    return f'<td class="{tone}{arrow}" title="n = {estimate.n}"><b>{mean}</b><small>[{low}, {high}]</small></td>'
 
 
 def axes_section(report: Report) -> str:

@@ -28,12 +28,12 @@ class Series:
 
 def ticks(low: float, high: float, n: int = 5) -> list[float]:
     """About n round numbers that lie in [low, high]: multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / max(n, 1)
+    rough = (high - low) / n
     power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(m for m in (1.0, 2.0, 5.0, 10.0) if rough <= m * power * (1 + 1e-9))
+    step = power * next(m for m, limit in ((1, 1.5), (2, 3.5), (5, 7.5), (10, 11)) if rough < limit * power)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     # Rounding removes 0.30000000000000004; a step of 2e-5 has 5 decimals that matter.
-    return [round(i * step, 12 - math.floor(math.log10(step))) for i in range(first, last + 1)]
+    return [round(i * step, max(0, 2 - math.floor(math.log10(step)))) for i in range(first, last + 1)]
 
 
 def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:

@@ -56,11 +56,13 @@ def judge(model: ModelResult, metrics: tuple[Metric, ...]) -> Verdict | None:
     changes: dict[Tone, list[tuple[str, str]]] = {"better": [], "worse": [], "unclear": []}
     for metric in metrics:
         gain = model.gain(metric)
-        if gain is not None and metric.key != GOLD:
+        if gain is not None and metric.better is not None and metric.key != GOLD:
             changes[direction(gain, metric)].append((metric.label, change(model, metric, gain)))
     gained, lost = (tuple(text for _, text in changes[kind]) for kind in ("better", "worse"))
     costs = tuple(label for label, _ in changes["worse"])
-    return Verdict(model.name, tone, headline, gained, lost, costs, notes(model, tone))
+    same = [label for label, _ in changes["unclear"]]
+    unchanged = (f"No measurable change in {listed(same)}.",) if same else ()
+    return Verdict(model.name, tone, headline, gained, lost, costs, unchanged + notes(model, tone))
 
 
 def notes(model: ModelResult, tone: Tone) -> tuple[str, ...]:

@@ -97,11 +97,11 @@ DOCUMENT_FORMATS: dict[str, Callable[[Row], list[Document]]] = {"text": text}
 class InstructionData(DataSource):
     """A source of instructions or, with a format of documents, of plain text."""
 
-    format: str  # a name in FORMATS or DOCUMENT_FORMATS
+    format: str  # a name in FORMATS or DOCUMENT_FORMATS, or world: what instruct.sources generates
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("format", self.format, (*FORMATS, *DOCUMENT_FORMATS))
+        check_choice("format", self.format, (*FORMATS, *DOCUMENT_FORMATS, "world"))
 
 
 def read_instructions(data: InstructionData) -> Split[Instruction]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.errors import ArtifactError, DataError
 
@@ -98,6 +98,15 @@ class ChatFormat:
             last = max(i for i, target in enumerate(targets) if target) + 1
             return Encoded(ids[:last], targets[:last])
         return Encoded(ids, targets)
+
+    def configure(self, model: PreTrainedModel) -> None:
+        """Tell the model's own `generate` where a turn ends, beside the ends it had."""
+        before = model.generation_config.eos_token_id
+        listed = before if isinstance(before, list) else [before]
+        ends = [self.end_ids[-1], *listed, self.tokenizer.eos_token_id]
+        model.generation_config.eos_token_id = sorted({int(token) for token in ends if token is not None})
+        if model.generation_config.pad_token_id is None:
+            model.generation_config.pad_token_id = self.tokenizer.pad_token_id
 
     def text(self, ids: list[int]) -> str:
         """What a person reads of generated ids: everything but special tokens."""

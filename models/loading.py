@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from transformers import (
 
 from models.chat import add_chat_template
 from models.errors import ArtifactError, ConfigError
+from models.options import INPUT
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,9 +30,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelConfig:
     """Which model a stage starts from, and what its files may do."""
 
-    path: str = MISSING  # an artefact of an earlier stage, a transformers folder, or a hub name
+    path: str = field(default=MISSING, metadata=INPUT)  # an artefact of an earlier stage, a transformers folder, or a hub name
     dtype: str = "float32"  # of the weights: float32, bfloat16 or float16
-    chat_template: str | None = None  # a Jinja file for a base without a template; None: role tokens are added
+    chat_template: str | None = field(default=None, metadata=INPUT)  # a Jinja file for a base without a template; None: role tokens are added
     allow_pickle: bool = False  # load .bin or .pt weights (tensors only, never code)
     trust_remote_code: bool = False  # run the Python files that a model folder brings
 

@@ -156,7 +156,10 @@ def _fields(value: Any, origin: Origin) -> dict[str, Any]:
     return value
 
 
-_SUSPECT = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+# A quick look that misses nothing: NUL, halves without their other half, and any that an escaped backslash disguises.
+_SUSPECT = re.compile(
+    r"\\(?:u0000|\\u[dD]|u[dD][89abAB]..(?!\\u[dD][c-fC-F])|u[dD][c-fC-F](?<!\\u[dD][89abAB]..\\u[dD][c-fC-F]))"
+)
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)")
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from models.chat import Message
 from models.errors import ConfigError, DataError, Origin
+from models.options import INPUT
 from models.reading import Reading, Row, read_records
 
 
@@ -31,12 +32,14 @@ Sided = TypeVar("Sided")
 class DataSource:
     """Where records come from, and what becomes of rows that cannot be used."""
 
-    path: str  # a .json, .jsonl, .csv, .tsv or .parquet file, a folder of save_to_disk, or a hub name
+    path: str = field(
+        metadata=INPUT
+    )  # a .json, .jsonl, .csv, .tsv or .parquet file, a folder of save_to_disk, or a hub name
     on_bad_row: str = "error"  # malformed or wrong rows: error, or skip (left out, counted)
     on_unusable: str = "error"  # well-formed rows that teach nothing, such as empty replies: error, or drop (counted)
     limit: int | None = None  # at most so many records of a file, from its first on
     eval_fraction: float = 0.05  # share of prompts held out for evaluation where eval_path names no file, in [0, 1)
-    eval_path: str | None = None  # a file of its own for evaluation
+    eval_path: str | None = field(default=None, metadata=INPUT)  # a file of its own for evaluation
     on_overlap: str = "error"  # prompts of eval_path that also stand in path: error, or drop (from training, counted)
     seed: int = 0  # of the split by prompt
 

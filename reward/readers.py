@@ -212,7 +212,7 @@ FORMATS: dict[str, Callable[[Row], Judged]] = {
     "xstest": xstest,
     "gsm8k": gsm8k,
 }
-NAMES_ITS_AXES = ("kwise", "xstest")  # formats whose rows can say which axis a judgement is about
+NAMES_ITS_AXES = ("kwise", "xstest", "world")  # formats whose rows can say which axis a judgement is about
 
 
 # --- rankings ---------------------------------------------------------------------------------------------------------
@@ -222,13 +222,13 @@ NAMES_ITS_AXES = ("kwise", "xstest")  # formats whose rows can say which axis a 
 class RankingData(DataSource):
     """A source of rankings."""
 
-    format: str  # a name in FORMATS
+    format: str  # a name in FORMATS, or world: rankings of sampled responses, made by stages.reward
     axes: list[str] = field(default_factory=list)  # what a preference without a named axis speaks of; none is assumed
     on_unusable: str = "drop"  # equal, empty or all-tied responses and differing prompts: error, or drop (counted)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("format", self.format, tuple(FORMATS))
+        check_choice("format", self.format, (*FORMATS, "world"))
         for axis in self.axes:
             check_choice("axes", axis, AXES)
         if not self.axes and self.format not in NAMES_ITS_AXES:

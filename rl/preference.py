@@ -94,10 +94,8 @@ def cpo(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float) ->
 def log_odds(mean_logprob: Tensor) -> Tensor:
     """log p / (1 - p) of p = exp(mean_logprob) < 1, without the cancellation of 1 - p."""
     x = mean_logprob.clamp(max=-torch.finfo(mean_logprob.dtype).eps)
-    near = x > -0.6931471805599453
-    # Each branch sees harmless values where the other is taken: where() would pass on the gradient's NaN.
-    small, large = torch.where(near, x, -0.1), torch.where(near, -1.0, x)
-    return x - torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
+    near_one, small = torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x))
+    return x - torch.where(x > -0.6931471805599453, near_one, small)
 
 
 def orpo(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float) -> Tensor:

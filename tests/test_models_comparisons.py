@@ -76,6 +76,11 @@ def test_plackett_luce_by_hand():
     assert_near(plackett_luce_nll(double([2.0, 1.0, 0.0])), want)
 
 
+def test_first_place_alone_is_softmax_cross_entropy():
+    want = math.log(math.e**2 + math.e + 1) - 2
+    assert_near(plackett_luce_nll(double([2.0, 1.0, 0.0]), top=1), want)
+
+
 def test_plackett_luce_of_two_is_bradley_terry():
     assert_near(plackett_luce_nll(double([1.5, 0.25])), math.log1p(math.exp(-1.25)))
 

@@ -96,6 +96,10 @@ def test_byte_order_mark_at_the_start_is_no_text(tmp_path: Path) -> None:
         assert rows_of(saved(tmp_path, name, b"\xef\xbb\xbf" + content.encode())) == [{"a": "b"}]
 
 
+def test_byte_offsets_count_the_byte_order_mark(tmp_path: Path) -> None:
+    assert ":1, byte 10: " in fault_of(saved(tmp_path, "a.jsonl", b'\xef\xbb\xbf{"a": "\xff"}'))
+
+
 def test_crlf_ends_a_line_and_is_no_text(tmp_path: Path) -> None:
     assert rows_of(saved(tmp_path, "a.jsonl", '{"a": "b"}\r\n\r\n{"a": "c"}\r\n')) == [{"a": "b"}, {"a": "c"}]
     assert rows_of(saved(tmp_path, "a.csv", "a\r\nb\r\nc\r\n")) == [{"a": "b"}, {"a": "c"}]
@@ -226,6 +230,22 @@ def test_a_lone_surrogate_or_nul_escape_is_named_with_line_and_byte(tmp_path: Pa
         lead = head + before.replace("\n", comma + "\n")
         message = fault_of(saved(tmp_path, name, f'{lead}{escapes}"}}{tail}'))
         assert message.startswith(f":2, byte {len(lead.encode()) + at}: ") and reason in message
+
+
+PIECES = ["\\\\", "ud83d", r"\ud83d", r"\uDBFF", r"\ude00", r"\uDC00", r"\u0000", "u0000", r"\u00e9", r"\"", "x"]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=8))
+def test_escapes_are_refused_if_and_only_if_their_text_is_no_text(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str]
+) -> None:
+    line = '{"a": "' + "".join(pieces) + '"}'
+    text = json.loads(line)["a"]
+    path = saved(tmp_path_factory.mktemp("any"), "a.jsonl", line)
+    if any(character == "\0" or unicodedata.category(character) == "Cs" for character in text):
+        assert ":1, byte " in fault_of(path)
+    else:
+        assert rows_of(path) == [{"a": text}]
 
 
 def test_paired_surrogate_escapes_are_one_character(tmp_path: Path) -> None:
@@ -452,9 +472,19 @@ def test_overlap_with_the_evaluation_file_is_an_error_unless_dropped(tmp_path: P
     assert dropped == (["a", "c"], ["b", "z"])
 
 
+def test_what_an_overlap_drops_is_counted_with_its_rows(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "b"}\n{"text": "b"}\n')
+    evaluation = saved(tmp_path, "b.jsonl", '{"text": "b"}\n')
+    data = DataSource(path=str(path), eval_path=str(evaluation), on_overlap="drop")
+    split = read_split(data, said, lambda record: record.text)
+    assert list(split.readings[0].notes.values()) == [[2, 3]]
+    assert str(split).endswith("1 for training, 1 for evaluation")
+
+
 def test_prompt_keys_ignore_case_spacing_and_what_follows_the_first_reply() -> None:
     asked = (Message("user", "What  is\nIT?"),)
-    assert prompt_key(asked) == prompt_key((Message("user", "what is it?"), Message("assistant", "x")))
+    followed = (Message("user", "what is it?"), Message("assistant", "x"), Message("user", "and then?"))
+    assert prompt_key(asked) == prompt_key(followed)
     assert prompt_key(asked) != prompt_key((Message("user", "what is it"),))
     assert prompt_key(asked) != prompt_key((Message("system", "Be brief."), *asked))
 

@@ -53,6 +53,12 @@ def test_the_clip_by_hand(ratio, advantage, loss, moves):
     assert_near(log_ratio.grad, [[-advantage * ratio if moves else 0.0]])
 
 
+def test_clip_higher_leaves_room_above_only():
+    log_ratio = double([[math.log(2.0), math.log(0.5)]])
+    got = clipped_surrogate(log_ratio, double([[1.0, -1.0]]), clip_low=0.2, clip_high=0.28).loss
+    assert_near(got, [[-1.28, 0.8]])
+
+
 def test_the_first_minibatch_has_ratio_one_and_nothing_clipped():
     logprobs, keep = double([[-1.0, -2.0]], grad=True), boolean([[1, 1]])
     log_ratio = logprobs - logprobs.detach()

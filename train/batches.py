@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,14 +11,7 @@ from torch import Tensor
 
 from models.errors import ConfigError, DataError
 from models.layout import Batch
-
-
-class Rows(Protocol):
-    """A data set that collates its own rows. `batch["units"]` (U,) counts what the loss averages over."""
-
-    def __len__(self) -> int: ...
-
-    def collate(self, indices: Sequence[int]) -> Batch: ...
+from models.objective import Rows
 
 
 class Batches(Protocol):

@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RUNTIME = {"runtime": True}  # metadata of a config field that changes how a stage runs, not what it makes
-INPUT = {"input": True}  # metadata of a config field that names a file or folder: its content counts, not its path
-
 _ROOMS = ("models", "instruct", "reward", "rl", "evals", "train", "stages")
 
 

@@ -7,31 +7,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from models.errors import ConfigError
 from models.layout import Batch
+from models.objective import Objective
+from models.options import RUNTIME
 from train.batches import Batches, Share
-from train.digests import RUNTIME
 from train.sharding import Sharding, deepspeed_config
-
-
-class Mean(NamedTuple):
-    """A metric over micro-batches and processes: `total / count`, both summed before dividing."""
-
-    total: Tensor
-    count: Tensor | float
-
-
-Metrics = dict[str, Mean]
-Objective = Callable[[nn.Module, Batch, Tensor], tuple[Tensor, Metrics]]
-"""`objective(model, batch, units) -> (loss, metrics)`. `units` (U,) is `batch["units"]` summed over the whole optimizer
-step, all micro-batches and processes; the loss divides by it, so that losses of micro-batches add up."""
 
 
 @dataclass
@@ -131,6 +119,7 @@ class StageTrainer(Trainer):
             optimizers=(optimizer, scheduler),
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)
         self.batches, self.objective = batches, objective
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the units of the whole step
         self._sums: dict[str, list[Tensor]] = {}

@@ -1,0 +1,44 @@
+"""Where instructions and prompts come from: files, or the embedded world (`path=world`)."""
+
+from __future__ import annotations
+
+from instruct.prompts import PromptData, read_prompts
+from instruct.readers import InstructionData, read_instructions
+from instruct.records import Instruction
+from instruct.world import Task, World
+from models.chat import Message, Prompt
+from models.errors import Origin
+from models.split import Split, held_out, prompt_key
+
+WORLD = "world"
+
+
+def instructions(data: InstructionData) -> Split[Instruction]:
+    """The instructions of a source, split by prompt."""
+    if data.path != WORLD:
+        return read_instructions(data)
+    pairs = World(data.seed).demonstrations(data.limit or 2000)
+    rows = [
+        Instruction((Message("user", task.prompt), Message("assistant", answer)), Origin(WORLD, i))
+        for i, (task, answer) in enumerate(pairs, start=1)
+    ]
+    held = [held_out(prompt_key(row.messages), data.eval_fraction, data.seed) for row in rows]
+    return Split(
+        [row for row, out in zip(rows, held, strict=True) if not out],
+        [row for row, out in zip(rows, held, strict=True) if out],
+        (),
+    )
+
+
+def prompts(data: PromptData) -> Split[Prompt]:
+    """The prompts of a source, split by prompt; of the world, those of training and of development tasks."""
+    if data.path != WORLD:
+        return read_prompts(data)
+    per_family = max(1, (data.limit or 4096) // 16)
+    world = World(data.seed)
+    return Split(asked(world.tasks("train", per_family)), asked(world.tasks("dev", max(1, per_family // 8))), ())
+
+
+def asked(tasks: list[Task]) -> list[Prompt]:
+    """The tasks as prompts."""
+    return [(Message("user", task.prompt),) for task in tasks]

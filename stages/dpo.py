@@ -1,0 +1,80 @@
+"""Preference optimisation: DPO and its family, on rankings.
+
+    python -m stages.dpo model.path=outputs/demo/sft data=kwise data.path=outputs/demo/reward/rankings.jsonl
+    python -m stages.dpo model.path=outputs/mine/sft data=hh data.path=harmless.jsonl loss.name=ipo_mean
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from models.chat import ChatFormat
+from models.layout import LayoutConfig
+from models.loading import ModelConfig, load_policy, max_positions
+from reward.rankings import Ranking
+from reward.readers import RankingData, read_rankings
+from reward.training import ranking_tree
+from rl.pairs import PreferenceLoss, PreferenceObjective, PreferenceRows
+from train.artifact import Artifact
+from train.batches import ShuffledBatches
+from train.entry import start
+from train.evaluation import held_out
+from train.run import Run, StageConfig
+from train.sharding import Sharding
+from train.trainer import TrainerConfig
+
+
+@dataclass(kw_only=True)
+class DPOStage(StageConfig):
+    """conf/dpo.yaml"""
+
+    data: RankingData
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: PreferenceLoss = field(default_factory=PreferenceLoss)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    deepspeed: Sharding = field(default_factory=Sharding)
+
+
+def run(cfg: DPOStage) -> Artifact:
+    """Remember the reference's log-probabilities, train on all strict pairs, and seal the policy."""
+    with Run(cfg, stage="dpo") as run:
+        if run.sealed:
+            return run.sealed
+        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+        chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
+        data = read_rankings(cfg.data)
+        run.say(str(data))
+        rows = preference_rows(data.train, chat, cfg.layout, length)
+        rows.remember_reference(policy)
+        batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
+        objective = PreferenceObjective(cfg.loss)
+        held = preference_rows(data.eval, chat, cfg.layout, length) if data.eval else None
+        if held:
+            held.remember_reference(policy)
+        run.train(policy, batches, objective, cfg.trainer, sharding=cfg.deepspeed)
+        metrics = {"rankings": len(rows), "rankings_dropped": rows.n_dropped}
+        if held:
+            metrics |= held_out(policy, held, objective)
+        chat.configure(policy)
+        return run.seal("policy", model=policy, tokenizer=tokenizer, metrics=metrics)
+
+
+def preference_rows(
+    rankings: list[Ranking], chat: ChatFormat, layout: LayoutConfig, max_length: int
+) -> PreferenceRows:
+    """Rankings as rows with one score a response: the sum of its labelled axes."""
+    trees = [ranking_tree(ranking, chat) for ranking in rankings]
+    return PreferenceRows(trees, [overall(ranking) for ranking in rankings], layout, max_length)
+
+
+def overall(ranking: Ranking) -> torch.Tensor:
+    """(K,) sum over the axes on which every response of the ranking is labelled."""
+    axes = [axis for axis in zip(*ranking.scores, strict=True) if None not in axis]
+    return torch.tensor(axes, dtype=torch.float32).sum(0) if axes else torch.zeros(len(ranking.responses))
+
+
+if __name__ == "__main__":
+    start("dpo", DPOStage, run)

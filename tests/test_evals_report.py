@@ -1,0 +1,209 @@
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.intervals import Estimate
+from evals.notation import compact, duration, foreign, memory, number, signed
+from evals.report import write_report
+from evals.results import (
+    METRICS,
+    Alert,
+    Answer,
+    AxisQuality,
+    Frontier,
+    FrontierPoint,
+    ModelResult,
+    ReliabilityBin,
+    Report,
+    Sample,
+    StageRecord,
+)
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+HOSTILE = "<script>alert(1)</script>\x1b[31m\x00 \u202egnp \ud800 </td></table> & 'quote' \"double\" \u2028 \u200d"
+
+
+class Page(HTMLParser):
+    """Reads a page as a browser would, and notes what a report must not have."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.handlers, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "data", "action"}]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.words)
+
+
+def full_report(text="hello"):
+    estimates = {m.key: Estimate(0.5, 0.45, 0.55, 100) for m in METRICS}
+    gains = {m.key: Estimate(0.1, 0.05, 0.15, 100) for m in METRICS}
+    bins = (ReliabilityBin(0.6, 0.55, 10), ReliabilityBin(0.9, 0.95, 30))
+    return Report(
+        title=f"title {text}",
+        models=(
+            ModelResult("base", estimates),
+            ModelResult("sft", estimates, "base", gains),
+            ModelResult(f"other {text}", estimates, "sft", gains),
+        ),
+        stages=(
+            StageRecord(
+                "base", 10.0, 2**30, "abc", (), {"a": text}, {"loss": 1.5}, {"loss": [(0, 2.0), (1, math.nan)]}
+            ),
+            StageRecord(
+                "ppo",
+                100.0,
+                2**31,
+                f"d{text}",
+                ("base",),
+                curves={f"kl {text}": [(0, 0.0), (1, 1.0)], "loss": [], "eval_loss": [(0, 1.0), (1, 0.5)]},
+                time_split={"rollout": 60.0, f"update {text}": 40.0},
+            ),
+        ),
+        frontiers=(Frontier("ppo", (FrontierPoint(0, 0, 0.5), FrontierPoint(4, 1, 0.6, 8, kept=True))),),
+        reward_quality=(AxisQuality("helpful", Estimate(0.8, 0.7, 0.9, 50), None, 0.05, 1.2, bins),),
+        samples=(Sample(text, {"base": Answer(text, {"helpful": 0.5}), "sft": Answer("")}, text),),
+        alerts=(Alert("ppo", text, severe=True),),
+        facts={"seed": text},
+    )
+
+
+def written(tmp_path, report):
+    return write_report(tmp_path / "r.html", report).read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_shows_every_part(tmp_path):
+    page = Page(written(tmp_path, full_report()))
+    assert page.open == []
+    for heading in (
+        "Numbers",
+        "Helpful, honest, harmless",
+        "Reward against KL",
+        "Reward model",
+        "Answers side by side",
+    ):
+        assert heading in page.text
+    assert page.tags.count("svg") >= 7
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(tmp_path):
+    text = written(tmp_path, full_report(HOSTILE))
+    page = Page(text)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert page.handlers == [] and not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert "@import" not in text and "url(" not in text and "default-src 'none'" in text
+
+
+def test_what_a_model_wrote_is_shown_as_text(tmp_path):
+    page = Page(written(tmp_path, full_report(HOSTILE)))
+    assert page.open == []
+    assert "<script>alert(1)</script>U+001B[31mU+0000 U+202Egnp U+D800 </td></table>" in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2028]", page.text)
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=60))
+def test_any_text_comes_back_as_it_was_or_named(text):
+    page = Page(f"<p>{foreign(text)}</p>")
+    assert set(page.tags) <= {"p", "span"} and page.open == []
+    readable = "".join(c for c in text if c.isprintable() or c == " ")
+    assert all(c in page.text for c in readable)
+    page.text.encode("utf-8")
+
+
+def test_line_breaks_emoji_and_other_scripts_stay_as_they_are():
+    text = "a\n\tb 👩\u200d👩\u200d👧 مرحبا é"
+    assert foreign(text) == text
+
+
+def test_a_very_long_answer_is_cut_and_says_so():
+    assert foreign("x" * 12_000).endswith("10,000 more characters</span>")
+
+
+def test_an_empty_answer_and_one_that_was_not_sampled_are_told_apart(tmp_path):
+    report = Report("t", (), samples=(Sample("p", {"a": Answer("")}), Sample("q", {"b": Answer("x")})))
+    text = Page(written(tmp_path, report)).text
+    assert "(empty)" in text and text.count("not sampled") == 2
+
+
+def test_a_report_of_nothing_says_what_is_missing(tmp_path):
+    page = Page(written(tmp_path, Report("t", ())))
+    assert page.open == [] and "No model was evaluated." in page.text and "No stage was recorded." in page.text
+
+
+def test_marks_follow_the_interval_and_colours_the_meaning(tmp_path):
+    up, around = Estimate(0.1, 0.05, 0.15, 9), Estimate(0.1, -0.05, 0.15, 9)
+    metrics = {"gold.mean": up, "perplexity": up, "zero_shot": up}
+    gains = {"gold.mean": up, "perplexity": up, "zero_shot": around}
+    text = written(tmp_path, Report("t", (ModelResult("ppo", metrics, "sft", gains),)))
+    cells = re.findall(r'<td class="([^"]*)" title="n = 9">', text)
+    # in the order of the columns: gold mean, zero-shot, perplexity
+    assert cells == ["better up", "unclear", "worse up"]
+
+
+def test_writing_makes_the_folder_and_leaves_nothing_beside(tmp_path):
+    path = write_report(tmp_path / "deep" / "report.html", Report("t", ()))
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [(0.0, "0.00"), (-0.001, "0.00"), (-1.5, "\u22121.50"), (12345.678, "12,345.68"), (math.nan, "nan")],
+)
+def test_numbers(value, want):
+    assert number(value) == want
+
+
+@pytest.mark.parametrize(("value", "want"), [(0.0, "+0.00"), (0.051, "+0.05"), (-0.051, "\u22120.05")])
+def test_signed_numbers(value, want):
+    assert signed(value) == want
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [
+        (0.04123, "0.0412"),
+        (1234.5, "1234"),
+        (12345.0, "12.3k"),
+        (1e-5, "1.0e\u22125"),
+        (2.5e6, "2.5e6"),
+        (-3.0, "\u22123"),
+    ],
+)
+def test_compact_numbers(value, want):
+    assert compact(value) == want
+
+
+@pytest.mark.parametrize(
+    ("seconds", "want"), [(4.25, "4.2 s"), (41.0, "41 s"), (65.0, "1 min 05 s"), (7380.0, "2 h 03 min")]
+)
+def test_durations(seconds, want):
+    assert duration(seconds) == want
+
+
+@pytest.mark.parametrize(("n_bytes", "want"), [(2**29, "512 MiB"), (1.5 * 2**30, "1.5 GiB")])
+def test_memory(n_bytes, want):
+    assert memory(n_bytes) == want

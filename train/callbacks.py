@@ -1,0 +1,127 @@
+"""What watches a training: the log, the progress line, checkpoints, and numbers that stop being numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from models.errors import NumericsError
+from train import checkpoints
+from train.faults import fault_point
+from train.processes import barrier, rank
+from train.tracking import Tracker
+
+
+class MetricsLog(TrainerCallback):
+    """Every logged step: a line in metrics.jsonl and the tracker's point."""
+
+    def __init__(self, path: Path, tracker: Tracker) -> None:
+        self.path, self.tracker = path, tracker
+
+    def keep_until(self, step: int) -> None:
+        """Forget what was logged after a checkpoint, so that a resumed run's log is that of an uninterrupted one."""
+        if rank() == 0 and self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines(True) if _logged_step(line) <= step]
+            self.path.write_text("".join(kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if rank() == 0 and logs and "train_runtime" not in logs:
+            self.write({k: v for k, v in logs.items() if k != "epoch"}, state.global_step)
+
+    def write(self, metrics: dict[str, float], step: int) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.tracker.log(metrics, step)
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+class Progress(TrainerCallback):
+    """One line with what is left: a bar on a terminal, a line every few seconds in a file."""
+
+    def __init__(self, name: str, seconds: float = 10.0) -> None:
+        self.name, self.seconds, self.bar = name, seconds, None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self.started, self.first, self.shown = time.monotonic(), state.global_step, time.monotonic()
+        if rank() == 0 and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", leave=False)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(1)
+        elif rank() == 0 and now - self.shown > self.seconds:
+            self.shown = now
+            left = (now - self.started) / (state.global_step - self.first) * (state.max_steps - state.global_step)
+            print(f"  {self.name}: step {state.global_step}/{state.max_steps}, about {left:.0f} s left", file=sys.stderr)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Checkpoints(TrainerCallback):
+    """Declares each saved checkpoint complete, with the stage's own state; saves only where `boundary` allows."""
+
+    def __init__(self, stage: str, folder: Path, state: Callable[[], dict[str, Any]], boundary: int = 1) -> None:
+        self.stage, self.folder, self.stage_state, self.boundary = stage, folder, state, boundary
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        fault_point(f"{self.stage}:step:{state.global_step}")
+        due = args.save_strategy != "no" and state.global_step % args.save_steps == 0
+        control.should_save = due and state.global_step % self.boundary == 0 and state.global_step < state.max_steps
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        barrier()
+        checkpoint = self.folder / f"checkpoint-{state.global_step}"
+        if rank() == 0 and checkpoint.is_dir():
+            fault_point(f"{self.stage}:save:{state.global_step}")
+            checkpoints.complete(checkpoint, self.stage_state())
+        barrier()
+
+
+class NumbersGuard(TrainerCallback):
+    """A step whose gradient is not a number is skipped and counted; `patience` of them in a row end the stage."""
+
+    def __init__(self, patience: int = 5) -> None:
+        self.patience, self.in_a_row, self.skipped = patience, 0, 0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            self.in_a_row = 0
+            return
+        self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+        for parameter in model.parameters():
+            parameter.grad = None
+        if self.in_a_row >= self.patience:
+            raise NumericsError(
+                f"step {state.global_step}: the gradient was not a number {self.patience} times in a row; "
+                "lower trainer.learning_rate, or look at the rows of these steps"
+            )

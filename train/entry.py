@@ -1,0 +1,121 @@
+"""`python -m stages.X`: from a command line to a checked configuration, and from whatever goes wrong to one line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from models.errors import ConfigError, HHHError, ResourceError
+
+QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+
+
+def start(stage: str, schema: type, run: Callable[[Any], object]) -> None:
+    """Compose conf/<stage>.yaml over its schema, run the stage, and end the process with its exit code."""
+    _environment()
+    ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
+
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)
+    def main(raw: DictConfig) -> None:
+        run(checked(raw))
+
+    debug = any(argument.replace(" ", "") == "debug=true" for argument in sys.argv[1:])
+    sys.argv[1:] = [*QUIET, *sys.argv[1:]]
+    code = 0
+    try:
+        main()
+    except KeyboardInterrupt:
+        code = _end("interrupted", 130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        code = _report(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def checked(raw: DictConfig) -> Any:
+    """The configuration as plain dataclasses, each of which checked itself. Raises ConfigError."""
+    missing = sorted(OmegaConf.missing_keys(raw))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; say {missing[0]}=...")
+    return OmegaConf.to_object(raw)
+
+
+def _environment() -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's own printer
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing reports home
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _report(error: Exception) -> int:
+    for cause in _chain(error):
+        if isinstance(cause, HHHError):
+            return _end(str(cause), cause.code)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _end(_config_line(error), ConfigError.code)
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return _end("out of memory; lower trainer.batch_size, or raise trainer.accumulation", ResourceError.code)
+    if isinstance(error, OSError) and error.errno == 28:
+        return _end(f"{error.filename}: the disk is full; the last checkpoint is intact", ResourceError.code)
+    traceback.print_exc()
+    return _end(f"{type(error).__name__}: {error} (a fault of ours, please report it)", 1)
+
+
+def _end(line: str, code: int) -> int:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _config_line(error: Exception) -> str:
+    """What a person needs of Hydra's message: the option, and the nearest one there is."""
+    messages = [str(cause) for cause in _chain(error)]
+    if isinstance(error, MissingMandatoryValue):
+        return messages[0]
+    for text in messages:
+        if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", text):
+            full = re.search(r"full_key: (\S+)", "\n".join(messages))
+            return _nearest(full.group(1) if full else unknown.group(1), _known_keys("\n".join(messages)))
+        if group := re.search(r"Could not find '([^']+)'\s+Available options in '[^']*':\s+(.*)", text, re.DOTALL):
+            return _nearest(group.group(1), group.group(2).split())
+    wrong = next((t for t in messages if "could not be converted" in t or "Cannot convert" in t), None)
+    if wrong:
+        option = re.search(r"full_key: (\S+)", wrong)
+        return f"{option.group(1) if option else 'an option'}: {wrong.splitlines()[0]}"
+    return messages[0].splitlines()[0]
+
+
+def _known_keys(_: str) -> list[str]:
+    return sorted(_SCHEMA_KEYS)
+
+
+_SCHEMA_KEYS: set[str] = set()
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "; --help lists all")

@@ -1,0 +1,27 @@
+"""An objective's means on held-out rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.objective import Objective, Rows
+
+
+@torch.no_grad()
+def held_out(model: nn.Module, rows: Rows, objective: Objective, *, batch_size: int = 32) -> dict[str, float]:
+    """`eval_<metric>` for every metric of the objective, over all rows; empty where there are no rows."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    sums: dict[str, list[float]] = {}
+    for start in range(0, len(rows), batch_size):
+        batch = rows.collate(range(start, min(start + batch_size, len(rows))))
+        batch = {name: value.to(device) for name, value in batch.items()}
+        _, metrics = objective(model, batch, batch["units"])
+        for name, (total, count) in metrics.items():
+            entry = sums.setdefault(name, [0.0, 0.0])
+            entry[0] += float(total)
+            entry[1] += float(count)
+    model.train(was_training)
+    return {f"eval_{name}": total / count for name, (total, count) in sums.items() if count}

@@ -1,0 +1,23 @@
+"""Planted faults, for tests of recovery: HHH_FAULT="sft:step:12" kills the process at that point.
+
+Refused outside tests: it is read only where HHH_TESTS=1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from models.errors import ConfigError
+
+
+def check_faults_allowed() -> None:
+    """Raise ConfigError where a fault is planted outside a test."""
+    if os.environ.get("HHH_FAULT") and os.environ.get("HHH_TESTS") != "1":
+        raise ConfigError("HHH_FAULT is set outside tests; unset it")
+
+
+def fault_point(place: str) -> None:
+    """Die here if the planted fault is this place: `<stage>:step:<n>` after a step, `<stage>:save:<n>` inside a save."""
+    if os.environ.get("HHH_FAULT") == place:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,72 @@
+"""One run on one folder: a lock that names its owner, and that a dead owner does not hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from models.errors import ConfigError, ResourceError
+
+
+class FolderLock:
+    """Held from `acquire` to `release`. A lock whose process is gone is taken over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+
+    def acquire(self) -> None:
+        """Raises ConfigError naming the owner where another run holds the folder."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._create()
+        except FileExistsError:
+            owner = self._owner()
+            if owner is not None and _alive(owner):
+                raise ConfigError(
+                    f"{self.path.parent}: in use by process {owner['pid']} on {owner['host']} since {owner['since']}; "
+                    "wait for it, or choose another name="
+                ) from None
+            self.path.unlink(missing_ok=True)
+            self._create()
+        except OSError as error:
+            raise ResourceError(f"{self.path.parent}: cannot be written ({error.strerror}); choose outputs=") from error
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "started": _start_ticks(os.getpid()),
+        }
+        with self.path.open("x", encoding="utf-8") as file:
+            json.dump(owner, file)
+
+    def _owner(self) -> dict[str, object] | None:
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+
+def _alive(owner: dict[str, object]) -> bool:
+    """Whether the owner still runs. A lock of another host is believed; a recycled process id is not."""
+    if owner.get("host") != socket.gethostname():
+        return True
+    pid = int(str(owner.get("pid", 0)))
+    if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+        return False
+    return _start_ticks(pid) == owner.get("started")
+
+
+def _start_ticks(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,70 @@
+"""What a run is: its stage, configuration, inputs and code. Two runs with the same record make the same artefact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifact
+from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
+
+
+def record_of(stage: str, cfg: Any) -> dict[str, Any]:
+    """Stage, configuration (less what changes only how it runs), inputs with their digests, code, and the identity."""
+    inputs = _inputs(cfg)
+    config = {name: value for name, value, meta in config_leaves(cfg) if not meta.get("runtime")}
+    counted = {name: value for name, value in config.items() if name not in inputs}
+    contents = {name: entry["digest"] for name, entry in inputs.items()}
+    return {
+        "stage": stage,
+        "config": config,
+        "inputs": inputs,
+        "parents": {name: entry["path"] for name, entry in inputs.items() if entry.get("artifact")},
+        "code": code_digest(),
+        "identity": digest([stage, counted, contents, code_digest()]),
+    }
+
+
+def recorded(folder: Path) -> dict[str, Any] | None:
+    """The record of the run that a folder holds, sealed or not; None where it holds none, empty where it is broken."""
+    for name in (MANIFEST, RUN_RECORD):
+        try:
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            return {}
+    return None
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Keys in which two records differ, with both values."""
+    old, new = before.get("config", {}), now["config"]
+    old_inputs, new_inputs = ({k: v["digest"] for k, v in r.get("inputs", {}).items()} for r in (before, now))
+    lines = []
+    for key in sorted({*old, *new}):
+        if key in old_inputs or key in new_inputs:
+            if old_inputs.get(key) != new_inputs.get(key):
+                lines.append(f"{key} (its content changed)" if old.get(key) == new.get(key) else key)
+        elif old.get(key) != new.get(key):
+            lines.append(f"{key} ({old.get(key)} before, {new.get(key)} now)")
+    return lines if before.get("code") == now["code"] else [*lines, "the code"]
+
+
+def _inputs(cfg: Any) -> dict[str, dict[str, Any]]:
+    """Every configured file or folder with the digest of what it holds. A hub name stands for itself."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value, meta in config_leaves(cfg):
+        if not meta.get("input") or value is None:
+            continue
+        path = Path(value)
+        if path.is_dir() and is_artifact_folder(path):
+            found[name] = {"path": value, "digest": read_artifact(path, verify=False).content, "artifact": True}
+        elif path.is_dir():
+            found[name] = {"path": value, "digest": digest(folder_digests(path))}
+        elif path.is_file():
+            found[name] = {"path": value, "digest": file_digest(path)}
+        else:
+            found[name] = {"path": value, "digest": value}
+    return found

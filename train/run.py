@@ -1,0 +1,312 @@
+"""A run: one stage, in one folder, from lock to seal. Seeds, inputs, log, tracking, checkpoints and the manifest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from models.errors import ArtifactError, ConfigError
+from models.loading import template_digest, tokenizer_digest
+from models.objective import Objective
+from models.options import RUNTIME
+from train import checkpoints
+from train.artifact import MANIFEST, RUN_RECORD, Artifact, is_artifact_folder, read_artifact, seal, write_json
+from train.batches import Batches, Share
+from train.callbacks import Checkpoints, MetricsLog, NumbersGuard, Progress
+from train.digests import digest
+from train.faults import check_faults_allowed, fault_point
+from train.lock import FolderLock
+from train.processes import barrier, from_main, join, rank, world_size
+from train.records import differences, record_of, recorded
+from train.sharding import Sharding
+from train.tracking import NoTracker, TrackingConfig, open_tracker
+from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "wandb", "hydra-core")
+
+
+@dataclass
+class StageConfig:
+    """What every stage can be told."""
+
+    name: str = field(default="default", metadata=RUNTIME)  # the experiment: outputs/<name>/<stage>, and W&B's group
+    outputs: str = field(default="outputs", metadata=RUNTIME)
+    seed: int = 0
+    resume: str = field(default="auto", metadata=RUNTIME)  # auto; restart: clear an older run away; force: go on all the same
+    threads: int = field(default=0, metadata=RUNTIME)  # of the CPU; 0: torch's choice
+    debug: bool = field(default=False, metadata=RUNTIME)  # show tracebacks
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=RUNTIME)
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("auto", "restart", "force"):
+            raise ConfigError(f"resume={self.resume}: expected auto, restart or force")
+        if not self.name or self.name.startswith(("/", ".")) or ".." in Path(self.name).parts:
+            raise ConfigError(f"name={self.name}: expected a plain folder name")
+        if self.threads < 0:
+            raise ConfigError(f"threads={self.threads}: expected 0 or more")
+
+
+class Run:
+    """`with Run(cfg, stage="sft") as run:` — inside, `run.sealed` tells whether there is nothing left to do."""
+
+    def __init__(self, cfg: StageConfig, stage: str) -> None:
+        check_faults_allowed()
+        self.cfg, self.stage = cfg, stage
+        self.folder = Path(cfg.outputs) / cfg.name / stage
+        self.checkpoints = self.folder / "checkpoints"
+        self.lock = FolderLock(self.folder)
+        self.state: dict[str, Callable[[], Any]] = {}
+        self.sealed: Artifact | None = None
+        self.tracker = NoTracker()
+
+    def __enter__(self) -> Run:
+        _quiet_libraries()
+        join()
+        if rank() == 0:
+            self.lock.acquire()
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._close()
+
+    def input(self, path: str, kind: str) -> str:
+        """The model folder behind a path, after checking that what a stage made is whole and of the expected kind."""
+        folder = Path(path)
+        if not folder.is_dir() or not is_artifact_folder(folder):
+            return path
+        artifact = read_artifact(folder)
+        if artifact.manifest["kind"] != kind:
+            raise ArtifactError(
+                f"{path}: expected a {kind} model, found a {artifact.manifest['kind']} model made by stages."
+                f"{artifact.manifest['stage']}"
+            )
+        return artifact.model_folder
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers of one purpose, the same whatever else was drawn before."""
+        return torch.Generator().manual_seed(self.random_seed(purpose))
+
+    def random_seed(self, purpose: str) -> int:
+        """A whole number for one purpose of this run's seed."""
+        return int(digest([self.cfg.seed, purpose])[:12], 16)
+
+    def newest_checkpoint(self) -> Path | None:
+        """Where to go on: the newest complete checkpoint. Says which newer ones were passed over, and clears them away."""
+        found, passed_over = checkpoints.newest(self.checkpoints)
+        if rank() == 0:
+            for line in passed_over:
+                self.say(f"passed over {line}")
+            checkpoints.remove_incomplete(self.checkpoints)
+        barrier()
+        if found is not None:
+            self.say(f"going on from step {checkpoints.checkpoint_step(found)}")
+        return found
+
+    def train(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        trainer: TrainerConfig,
+        *,
+        sharding: Sharding | None = None,
+        rates: dict[str, float] | None = None,
+        boundary: int = 1,
+    ) -> StageTrainer:
+        """Train to the end, going on from the newest checkpoint. `boundary`: steps between which no checkpoint falls."""
+        sharding = sharding or Sharding()
+        n_steps = len(batches) // trainer.accumulation
+        arguments = training_arguments(
+            trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
+        )
+        checkpoint = self.newest_checkpoint()
+        log = MetricsLog(self.folder / "metrics.jsonl", self.tracker)
+        log.keep_until(checkpoints.checkpoint_step(checkpoint) if checkpoint else 0)
+        if checkpoint:
+            batches.start_step = checkpoints.checkpoint_step(checkpoint)
+        self.guard = NumbersGuard()
+        saver = Checkpoints(self.stage, self.checkpoints, self._state_now, boundary)
+        loop = StageTrainer(
+            model,
+            batches,
+            objective,
+            arguments,
+            make_optimizer(model, trainer, rates or {}),
+            rate_multiplier(trainer, n_steps),
+            [log, Progress(self.stage), saver, self.guard],
+        )
+        if loop.accelerator.num_processes != world_size():
+            raise ConfigError(
+                f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
+                "every process would train on the same rows"
+            )
+        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.trained_steps = n_steps
+        return loop
+
+    def share(self, trainer: TrainerConfig) -> Share:
+        """This process's part of each optimizer step."""
+        return Share(trainer.batch_size, trainer.accumulation, rank(), world_size())
+
+    def restored_state(self) -> dict[str, Any]:
+        """What the stage saved of its own in the checkpoint that `train` will go on from."""
+        found, _ = checkpoints.newest(self.checkpoints)
+        return checkpoints.stage_state(found) if found else {}
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Metrics beside the trainer's own."""
+        if rank() == 0:
+            MetricsLog(self.folder / "metrics.jsonl", self.tracker).write(metrics, step)
+
+    def say(self, line: str) -> None:
+        """One line for the person who waits."""
+        if rank() == 0:
+            print(f"[{self.stage}] {line}", file=sys.stderr, flush=True)
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """A file beside the model, whole or absent, written by the main process."""
+        if rank() == 0:
+            aside = self.folder / f".{name}.tmp"
+            write(aside)
+            aside.replace(self.folder / name)
+
+    def seal(
+        self,
+        kind: str,
+        *,
+        metrics: dict[str, Any],
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Save the model aside, rename it, write the manifest last, and let the checkpoints go."""
+        if rank() == 0:
+            if model is not None and tokenizer is not None:
+                self.save_model(model, tokenizer)
+            fault_point(f"{self.stage}:seal:0")
+            self.sealed = seal(self.folder, self._manifest(kind, metrics, tokenizer, facts or {}))
+            (self.folder / RUN_RECORD).unlink(missing_ok=True)
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.tracker.finish({k: v for k, v in metrics.items() if isinstance(v, int | float)})
+        barrier()
+        return self.sealed or read_artifact(self.folder, verify=False)
+
+    def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """`model/`, whole or absent."""
+        aside = self.folder / "model.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        shutil.rmtree(self.folder / "model", ignore_errors=True)
+        aside.rename(self.folder / "model")
+
+    def _open(self) -> None:
+        self.record = record_of(self.stage, self.cfg)
+        standing = from_main(self._standing() if rank() == 0 else None)
+        if standing == "sealed":
+            self.sealed = read_artifact(self.folder, verify=False)
+            self.say("done already, unchanged")
+            return
+        self.started, self.cpu_started = time.time(), time.process_time()
+        if self.cfg.threads:
+            torch.set_num_threads(self.cfg.threads)
+        set_seed(self.cfg.seed)
+        if rank() == 0:
+            write_json(self.folder / RUN_RECORD, self.record)
+            self.tracker = open_tracker(
+                self.cfg.tracking, self.folder, group=self.cfg.name, stage=self.stage, config=self.record["config"]
+            )
+            if where := getattr(self.tracker, "where", None):
+                self.say(where)
+
+    def _standing(self) -> str:
+        """What the folder holds: `sealed` this very run, `unfinished` this very run, or `new`. Clears as told."""
+        before = recorded(self.folder)
+        if before is None:
+            return "new"
+        differing = differences(before, self.record)
+        if not differing:
+            return "sealed" if (self.folder / MANIFEST).exists() else "unfinished"
+        if self.cfg.resume == "restart":
+            for path in self.folder.iterdir():
+                if path != self.lock.path:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return "new"
+        if self.cfg.resume == "force" and not (self.folder / MANIFEST).exists():
+            return "unfinished"
+        raise ConfigError(
+            f"{self.folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
+            "resume=restart to clear it away" + ("" if (self.folder / MANIFEST).exists() else ", or resume=force")
+        )
+
+    def _state_now(self) -> dict[str, Any]:
+        return {name: read() for name, read in self.state.items()}
+
+    def _close(self) -> None:
+        if rank() == 0:
+            self.lock.release()
+
+    def _manifest(
+        self, kind: str, metrics: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        seconds = time.time() - self.started
+        return {
+            **self.record,
+            "kind": kind,
+            "git_commit": _git_commit(),
+            "packages": {name: version(name) for name in PACKAGES},
+            "seed": self.cfg.seed,
+            "hardware": _hardware(),
+            "wall_seconds": round(seconds, 2),
+            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "wandb_run_id": self.tracker.run_id,
+            "tokenizer_digest": tokenizer_digest(tokenizer) if tokenizer is not None else None,
+            "template_digest": template_digest(tokenizer.chat_template) if tokenizer is not None else None,
+            "run": {k: v for k, v in asdict(self.cfg).items() if k in ("name", "outputs", "threads", "tracking")},
+            "steps_skipped": getattr(getattr(self, "guard", None), "skipped", 0),
+            "facts": facts,
+            "metrics": metrics,
+        }
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).parent.parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def _hardware() -> dict[str, Any]:
+    return {
+        "host_cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "processes": world_size(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and notes are not ours to show."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
