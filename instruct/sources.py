@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instruct.prompts import PromptData, read_prompts
-from instruct.readers import InstructionData, read_instructions
+from instruct.readers import InstructionData, read_documents, read_instructions
 from instruct.records import Instruction
 from instruct.world import Task, World
 from models.chat import Message, Prompt
@@ -37,6 +37,20 @@ def prompts(data: PromptData) -> Split[Prompt]:
     per_family = max(1, (data.limit or 4096) // 16)
     world = World(data.seed)
     return Split(asked(world.tasks("train", per_family)), asked(world.tasks("dev", max(1, per_family // 8))), ())
+
+
+def documents(data: InstructionData) -> list[str]:
+    """Plain text of a source, in its order."""
+    if data.path != WORLD:
+        return [document.text for document in read_documents(data).train]
+    return World(data.seed).documents(data.limit or 20_000)
+
+
+def held_out_documents(data: InstructionData, n: int = 400) -> list[str]:
+    """Text of the same source that is not trained on: of the world, or of a file's held-out share."""
+    if data.path != WORLD:
+        return [document.text for document in read_documents(data).eval][:n]
+    return World(data.seed).held_out_documents(n)
 
 
 def asked(tasks: list[Task]) -> list[Prompt]:

@@ -59,11 +59,11 @@ def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
 
 def load_policy(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, with chat tokens added (new rows at the mean of the old ones)."""
-    config = _checked_config(folder, cfg)
+    config = without_dropout(_checked_config(folder, cfg))
     if _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")
     tokenizer = load_tokenizer(folder, cfg)
-    model = AutoModelForCausalLM.from_pretrained(folder, **_load_options(cfg))
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, **_load_options(cfg))
     _check_sizes(folder, model, tokenizer)
     n_added = add_chat_template(tokenizer)
     if n_added and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
@@ -74,13 +74,21 @@ def load_policy(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model and its tokenizer."""
-    config = _checked_config(folder, cfg)
+    config = without_dropout(_checked_config(folder, cfg))
     if not _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
     tokenizer = load_tokenizer(folder, cfg)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, **_load_options(cfg))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_load_options(cfg))
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration with every dropout at 0, so that old, new and reference log-probabilities compare."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and name.endswith(("dropout", "pdrop", "dropout_prob")):
+            setattr(config, name, 0.0)
+    return config
 
 
 def template_digest(template: str | None) -> str:

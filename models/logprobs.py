@@ -72,14 +72,6 @@ def response_lengths(batch: Batch) -> Tensor:
     return per_response(torch.ones_like(batch["target"], dtype=torch.float32), batch)
 
 
-def to_rows(values: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Token values (N,) as (R, longest response), zero-padded on the right, with the mask that says which count."""
-    lengths = torch.bincount(batch["response"], minlength=len(batch["ends"]))
-    mask = torch.arange(int(lengths.max()), device=values.device) < lengths[:, None]
-    rows = values.new_zeros(mask.shape).masked_scatter(mask, values)
-    return rows, mask
-
-
 def _chunk(
     hidden: Tensor, target: Tensor, head: nn.Module, temperature: float, with_entropy: bool, recompute: bool
 ) -> TokenLogprobs:

@@ -57,7 +57,7 @@ def rank(
     """
     rankings = []
     for i, (prompt, offered) in enumerate(zip(prompts, candidates, strict=True)):
-        distinct = list({c.text: c for c in reversed(offered) if c.text.strip()}.values())[::-1]
+        distinct = list({c.text: c for c in reversed(offered) if c.text.strip() and "\0" not in c.text}.values())[::-1]
         scores = [judge(i, candidate) for candidate in distinct]
         if len(set(scores)) > 1:
             texts, sources = tuple(c.text for c in distinct), tuple(c.source for c in distinct)

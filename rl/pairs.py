@@ -29,7 +29,6 @@ class PreferenceLoss:
     label_smoothing: float = 0.0  # cdpo and robust: share of labels that are wrong
     gamma: float = 0.5  # simpo: target margin
     alpha: float = 1.0  # rpo: weight of the NLL of the chosen response
-    lam: float = 0.1  # orpo: weight of the odds ratio
     nll: float = 0.0  # weight of the mean token NLL of each ranking's best response, beside any loss
 
     def __post_init__(self) -> None:

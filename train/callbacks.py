@@ -92,6 +92,7 @@ class Checkpoints(TrainerCallback):
     ) -> TrainerControl:
         fault_point(f"{self.stage}:step:{state.global_step}")
         due = args.save_strategy != "no" and state.global_step % args.save_steps == 0
+        control.should_log |= state.global_step == state.max_steps
         control.should_save = due and state.global_step % self.boundary == 0 and state.global_step < state.max_steps
         return control
 
