@@ -94,3 +94,12 @@ def by_prompt(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
     for value, prompt in zip(values, prompts, strict=True):
         groups.setdefault(prompt, []).append(value)
     return [sum(group) / len(group) for group in groups.values()]
+
+
+def bootstrap_perplexity(nll: Sequence[tuple[float, int]], *, seed: int = 0, n_resamples: int = 1000) -> Estimate:
+    """exp(mean negative log-likelihood per token) over documents, each (summed nll, tokens), resampled by document."""
+    sums, counts = np.asarray(nll, dtype=np.float64).T
+    rows = np.random.default_rng(seed).integers(len(sums), size=(n_resamples, len(sums)))
+    low, high = np.quantile(np.exp(sums[rows].sum(1) / counts[rows].sum(1)), [0.025, 0.975])
+    mean = float(np.exp(sums.sum() / counts.sum()))
+    return Estimate(mean, min(float(low), mean), max(float(high), mean), len(sums))

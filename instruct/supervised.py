@@ -23,7 +23,9 @@ class SupervisedRows:
         self.trees = [tree for tree in fitted if tree is not None]
         self.n_dropped = len(fitted) - len(self.trees)
         if not self.trees:
-            raise DataError(f"none of {len(fitted)} rows keeps a target within {max_length} tokens; raise layout.max_length")
+            raise DataError(
+                f"none of {len(fitted)} rows keeps a target within {max_length} tokens; raise layout.max_length"
+            )
         self.bin_tokens = layout.bin_tokens
 
     def __len__(self) -> int:

@@ -7,11 +7,13 @@ never open a role or end a turn by typing its marker.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.errors import ArtifactError, DataError
@@ -53,11 +55,19 @@ class Encoded(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """Where a message's content stands in the rendered template, and whether the template trims it."""
+    """Where a message's content stands in the rendered template, and what the template does to it."""
 
     message: int
     strip_left: bool
     strip_right: bool
+    lead: str = ""  # what the template writes after its generation prompt, and a policy must write too
+
+    def trimmed(self, text: str) -> str:
+        text = text.lstrip() if self.strip_left else text
+        return text.rstrip() if self.strip_right else text
+
+
+_SPACE = "\u2003"  # trimmed as any space is, but of a kind that no template writes
 
 
 class ChatFormat:
@@ -74,14 +84,12 @@ class ChatFormat:
         self._special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
         self._pieces = functools.lru_cache(maxsize=512)(self._render)
         self._encode_piece = functools.lru_cache(maxsize=4096)(self._encode_template_text)
+        self._content_tokenizer = _blind_to_marks(tokenizer)
+        self._reply = next(p for p in self._pieces(("user", "assistant"), False) if isinstance(p, _Slot) and p.message)
         self.end_ids = self._end_of_turn()
-        question, answer = Message("user", "a"), Message("assistant", "b")
-        whole, opened = self.conversation((question, answer)).ids, self.prompt((question,))
-        if whole[: len(opened)] != opened:
-            raise ArtifactError(
-                "the chat template's generation prompt is not a prefix of a whole turn; training and generation "
-                "would see different text"
-            )
+        question, answer = (Message("user", "a"),), Message("assistant", "b")
+        if self.prompt(question) + self.response(answer.content) != self.conversation((*question, answer)).ids:
+            raise ArtifactError(_SEAM)
 
     def prompt(self, messages: Prompt) -> list[int]:
         """Ids of a conversation that waits for the assistant's turn."""
@@ -89,7 +97,7 @@ class ChatFormat:
 
     def response(self, text: str, *, ended: bool = True) -> list[int]:
         """Ids of an assistant's turn, closed by its end-of-turn tokens where it `ended`."""
-        return self._encode_content(text) + (self.end_ids if ended else [])
+        return self._encode_turn(self._reply, text) + (self.end_ids if ended else [])
 
     def conversation(self, messages: Prompt) -> Encoded:
         """Ids of a whole conversation, with the assistant's turns as targets; cut after the last end of turn."""
@@ -119,8 +127,7 @@ class ChatFormat:
         for piece in self._pieces(tuple(m.role for m in messages), generation_prompt):
             if isinstance(piece, _Slot):
                 message = messages[piece.message]
-                content = message.content.lstrip() if piece.strip_left else message.content
-                new = self._encode_content(content.rstrip() if piece.strip_right else content)
+                new = self._encode_turn(piece, message.content)
                 closing = message.role == "assistant"
                 marks = [closing] * len(new)
             else:
@@ -131,8 +138,11 @@ class ChatFormat:
             targets += marks
         return Encoded(ids, targets)
 
-    def _encode_content(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    def _encode_turn(self, slot: _Slot, text: str) -> list[int]:
+        """A message's ids. Space that opens a reply belongs to its first word, as in text that was never cut there."""
+        space, lead = (slot.lead, "") if slot.lead.isspace() else ("", slot.lead)
+        content = self._content_tokenizer.encode(space + slot.trimmed(text), add_special_tokens=False).ids
+        return (self._encode_piece(lead) if lead else []) + content
 
     def _encode_template_text(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -145,25 +155,55 @@ class ChatFormat:
         ids = self._encode_piece(pieces[-1]) if isinstance(pieces[-1], str) else []
         n = self._n_closing(ids)
         if n == 0:
-            raise ArtifactError("the chat template closes the assistant's turn with no special token, so no end is learnt")
+            raise ArtifactError(
+                "the chat template closes the assistant's turn with no special token, so no end is learnt"
+            )
         return ids[:n]
 
     def _render(self, roles: tuple[str, ...], generation_prompt: bool) -> tuple[str | _Slot, ...]:
         """The template as literal text and slots. A space on each side of a marker shows whether contents are trimmed."""
-        messages = [{"role": role, "content": f" \ue000{i}\ue001 "} for i, role in enumerate(roles)]
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation_prompt
-            )
-        except TemplateError as error:
-            raise DataError(f"the chat template refuses the turns {' → '.join(roles)}: {error}") from error
-        parts = re.split(r"( ?)\ue000(\d+)\ue001( ?)", text)
+        parts = re.split(f"({_SPACE}?)\ue000(\\d+)\ue001({_SPACE}?)", self._template_text(roles, generation_prompt))
         pieces: list[str | _Slot] = []
         for start in range(0, len(parts) - 1, 4):
             literal, left, index, right = parts[start : start + 4]
-            pieces += [literal, _Slot(int(index), left == "", right == "")]
+            number, lead = int(index), ""
+            if roles[number] == "assistant" and number:
+                opened = self._template_text(roles[:number], True).rpartition("\ue001")[2].removeprefix(_SPACE)
+                if not literal.startswith(opened):
+                    raise ArtifactError(_SEAM)
+                literal, lead = opened, literal[len(opened) :]
+            pieces += [literal, _Slot(number, left == "", right == "", lead)]
         pieces.append(parts[-1])
         found = [piece.message for piece in pieces if isinstance(piece, _Slot)]
         if found != list(range(len(roles))):
             raise DataError(f"the chat template drops or repeats a turn of {' → '.join(roles)}")
         return tuple(piece for piece in pieces if piece != "")
+
+    def _template_text(self, roles: tuple[str, ...], generation_prompt: bool) -> str:
+        messages = [
+            {"role": role, "content": f"{_SPACE}\ue000{i}\ue001{_SPACE}"} for i, role in enumerate(roles)
+        ]
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except TemplateError as error:
+            raise DataError(f"the chat template refuses the turns {' → '.join(roles)}: {error}") from error
+
+
+_SEAM = (
+    "the chat template's generation prompt is not a prefix of a whole turn; training and generation would see "
+    "different text"
+)
+
+
+def _blind_to_marks(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer, finding no special token in text, nor an added one that the chat template writes."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["special"] |= token["content"] in tokenizer.chat_template
+    blind = Tokenizer.from_str(json.dumps(state))
+    blind.encode_special_tokens = True
+    blind.no_padding()
+    blind.no_truncation()
+    return blind

@@ -41,8 +41,8 @@ def sample(
 ) -> list[Sample]:
     """One response a prompt, greedy where `temperature` is 0.
 
-    Each prompt has its own stream of uniform numbers, drawn before anything is generated, so neither batch size nor
-    the order of rows changes a response (up to rounding of the logits).
+    Each prompt has its own stream of uniform numbers, by its place in the list and drawn before anything is generated,
+    so neither batch size nor the prompts beside it change a response (up to rounding of the logits).
     """
     was_training = model.training
     model.eval()
@@ -61,7 +61,12 @@ class _Decoding:
     """The state of one batch: left-padded prompts, then one column a step."""
 
     def __init__(
-        self, model: PreTrainedModel, prompts: list[list[int]], ends: frozenset[int], temperature: float, uniforms: Tensor
+        self,
+        model: PreTrainedModel,
+        prompts: list[list[int]],
+        ends: frozenset[int],
+        temperature: float,
+        uniforms: Tensor,
     ) -> None:
         self.model, self.temperature, self.device = model, temperature, model.device
         self.uniforms = uniforms.to(self.device)

@@ -25,7 +25,7 @@ class LayoutConfig:
     """How conversations become rows."""
 
     max_length: int | None = None  # tokens of a prompt with one response; None: what the model's positions hold
-    bin_tokens: int = 256  # rows are packed into bins of this many tokens (or the longest row)
+    bin_tokens: int = 128  # rows are packed into bins of this many tokens (or the longest row)
     tree: bool = True  # False: every response in a row of its own, with its own copy of the prompt
     long_prompt: str = "cut"  # a prompt over half of max_length: cut its beginning, or drop the row
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from omegaconf import MISSING
 from transformers import (
     AutoConfig,
@@ -23,6 +26,8 @@ from models.chat import add_chat_template
 from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
 
+T = TypeVar("T")
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,9 +35,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelConfig:
     """Which model a stage starts from, and what its files may do."""
 
-    path: str = field(default=MISSING, metadata=INPUT)  # an artefact of an earlier stage, a transformers folder, or a hub name
+    path: str = field(
+        default=MISSING, metadata=INPUT
+    )  # an artefact of an earlier stage, a transformers folder, or a hub name
     dtype: str = "float32"  # of the weights: float32, bfloat16 or float16
-    chat_template: str | None = field(default=None, metadata=INPUT)  # a Jinja file for a base without a template; None: role tokens are added
+    chat_template: str | None = field(
+        default=None, metadata=INPUT
+    )  # a Jinja file for a base without a template; None: role tokens are added
     allow_pickle: bool = False  # load .bin or .pt weights (tensors only, never code)
     trust_remote_code: bool = False  # run the Python files that a model folder brings
 
@@ -43,11 +52,14 @@ class ModelConfig:
 
 def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, with a chat template where `cfg` names one. It must have an end-of-text token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
+    tokenizer = _read(folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=cfg.trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ArtifactError(f"{folder}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
     if cfg.chat_template is not None:
-        template = Path(cfg.chat_template).read_text(encoding="utf-8")
+        try:
+            template = Path(cfg.chat_template).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model.chat_template={cfg.chat_template}: cannot be read ({error})") from error
         if tokenizer.chat_template not in (None, template):
             raise ArtifactError(
                 f"{folder}: its chat template has digest {template_digest(tokenizer.chat_template)}, model.chat_template "
@@ -63,12 +75,12 @@ def load_policy(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     if _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")
     tokenizer = load_tokenizer(folder, cfg)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, **_load_options(cfg))
+    model = _read(folder, "weights", AutoModelForCausalLM.from_pretrained, config=config, **_load_options(cfg))
     _check_sizes(folder, model, tokenizer)
     n_added = add_chat_template(tokenizer)
-    if n_added and len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        _start_at_mean(model, n_added)
+    _start_at_mean(model, len(tokenizer) - n_added, n_added)
     return model, tokenizer
 
 
@@ -78,7 +90,8 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     if not _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
     tokenizer = load_tokenizer(folder, cfg)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_load_options(cfg))
+    read = AutoModelForSequenceClassification.from_pretrained
+    model = _read(folder, "weights", read, config=config, **_load_options(cfg))
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
 
@@ -98,8 +111,9 @@ def template_digest(template: str | None) -> str:
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Short digest of what decides token ids: vocabulary, merges, special tokens and the chat template."""
-    state = json.dumps([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template])
-    return hashlib.sha256(state.encode()).hexdigest()[:12]
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["padding"] = state["truncation"] = None  # traces of its last use
+    return hashlib.sha256(json.dumps([state, tokenizer.chat_template]).encode()).hexdigest()[:12]
 
 
 def same_tokenizer(policy: PreTrainedTokenizerBase, scorer: PreTrainedTokenizerBase, where: str) -> None:
@@ -131,6 +145,7 @@ def _checked_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
     if not path.is_dir():
         if path.exists() or folder.startswith(("/", ".", "~")) or folder.count("/") > 1:
             raise ArtifactError(f"{folder}: no such model folder; check model.path")
+        _ask_hub_once(folder)
     elif not (path / "config.json").is_file():
         raise ArtifactError(f"{folder}: no config.json, so not a transformers model folder")
     elif not list(path.glob("*.safetensors")) and (pickles := [*path.glob("*.bin"), *path.glob("*.pt")]):
@@ -139,20 +154,38 @@ def _checked_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
                 f"{pickles[0]}: pickled weights can run code and are not loaded; convert them to safetensors, or set "
                 "model.allow_pickle=true to read their tensors alone"
             )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=cfg.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(_why_unreadable(folder, error)) from error
+    config = _read(folder, "config.json", AutoConfig.from_pretrained, trust_remote_code=cfg.trust_remote_code)
     if getattr(config, "auto_map", None) and not cfg.trust_remote_code:
-        raise ArtifactError(f"{folder}: brings code of its own (auto_map), not run; model.trust_remote_code=true runs it")
+        raise ArtifactError(
+            f"{folder}: brings code of its own (auto_map), not run; model.trust_remote_code=true runs it"
+        )
     return config
 
 
-def _why_unreadable(folder: str, error: Exception) -> str:
+def _ask_hub_once(name: str) -> None:
+    """Whether the hub answers for a name, unless it is in the local cache; transformers asks for half a minute."""
+    try:
+        if not constants.HF_HUB_OFFLINE and not try_to_load_from_cache(name, "config.json"):
+            HfApi().model_info(name, timeout=10)
+    except Exception as error:  # a bad name, an unknown one, no network: the hub's client has a dozen kinds
+        raise ArtifactError(_why_unreadable(name, "name", error)) from error
+
+
+def _read(folder: str, what: str, read: Callable[..., T], **options: object) -> T:
+    """What transformers reads of a folder; ArtifactError where it cannot, for any of the errors that its libraries have."""
+    try:
+        return read(folder, **options)
+    except Exception as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            raise
+        raise ArtifactError(_why_unreadable(folder, what, error)) from error
+
+
+def _why_unreadable(folder: str, what: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"{folder}: brings code of its own (auto_map), not run; model.trust_remote_code=true runs it"
     if Path(folder).is_dir():
-        return f"{folder}: config.json cannot be read ({str(error).splitlines()[0]})"
+        return f"{folder}: its {what} cannot be read ({next(iter(str(error).splitlines()), type(error).__name__)})"
     return f"{folder}: no such local folder, and the hub did not answer for that name; check model.path or the network"
 
 
@@ -173,8 +206,8 @@ def _check_sizes(folder: str, model: PreTrainedModel, tokenizer: PreTrainedToken
 
 
 @torch.no_grad()
-def _start_at_mean(model: PreTrainedModel, n_added: int) -> None:
-    """New embedding rows start at the mean of the old ones, with a little noise that tells them apart."""
+def _start_at_mean(model: PreTrainedModel, n_old: int, n_added: int) -> None:
+    """Rows of added tokens start at the mean of the old ones, with a little noise that tells them apart."""
     generator = torch.Generator().manual_seed(0)
     seen: set[int] = set()
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -182,6 +215,6 @@ def _start_at_mean(model: PreTrainedModel, n_added: int) -> None:
         if weight.data_ptr() in seen:
             continue
         seen.add(weight.data_ptr())
-        old = weight[:-n_added]
+        old = weight[:n_old]
         noise = torch.randn(n_added, old.shape[1], generator=generator).to(weight) * old.std(0) * 0.1
-        weight[-n_added:] = old.mean(0) + noise
+        weight[n_old : n_old + n_added] = old.mean(0) + noise

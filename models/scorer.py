@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from models.chat import ChatFormat
+from models.errors import ArtifactError
 from models.layout import Batch, LayoutConfig, Tree, collate
 from models.logprobs import hidden_states
 
@@ -25,7 +27,7 @@ def reward_model_from(
     config.num_labels = len(AXES)
     config.id2label = dict(enumerate(AXES))
     config.label2id = {axis: i for i, axis in enumerate(AXES)}
-    config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    config.pad_token_id = pad_apart_from_end(tokenizer)
     config.reward_mean, config.reward_std = [0.0] * len(AXES), [1.0] * len(AXES)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").to(policy.dtype)
     model.base_model.load_state_dict(policy.base_model.state_dict())
@@ -33,6 +35,24 @@ def reward_model_from(
         weight = torch.randn(model.score.weight.shape, generator=generator)
         model.score.weight.copy_(weight / (weight.shape[1] + 1) ** 0.5)
     return model
+
+
+def pad_apart_from_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give the tokenizer a padding token that ends no turn, and return its id.
+
+    Plain transformers reads a score at the last token that is not padding: were that the end of turn, it would read
+    the token before it. Raises ArtifactError where the end of turn is the only special token.
+    """
+    end = ChatFormat(tokenizer).end_ids[-1]
+    choices = [tokenizer.pad_token_id, tokenizer.eos_token_id, *tokenizer.all_special_ids]
+    pad = next((token for token in choices if token not in (None, end)), None)
+    if pad is None:
+        raise ArtifactError(
+            "the tokenizer's only special token ends the turn, so plain transformers could not tell it from padding; "
+            "add a padding token to the tokenizer and its embeddings"
+        )
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    return pad
 
 
 def raw_scores(model: nn.Module, batch: Batch) -> Tensor:

@@ -55,7 +55,9 @@ class RolloutEngine:
         self.ends, self.max_new_tokens, self.temperature = ends, max_new_tokens, temperature
         self.bin_tokens, self.batch_size = bin_tokens, batch_size
 
-    def generate(self, policy: PreTrainedModel, prompts: Sequence[list[int]], generator: torch.Generator) -> list[Sample]:
+    def generate(
+        self, policy: PreTrainedModel, prompts: Sequence[list[int]], generator: torch.Generator
+    ) -> list[Sample]:
         """One response a prompt, sampled at the engine's temperature."""
         return sample(
             policy,
@@ -91,7 +93,9 @@ class RolloutEngine:
         """Log-ratio of policy and reference of each response, (R,): its mean over own samples estimates the KL."""
         found = []
         for start in range(0, len(trees), self.batch_size):
-            batch = on_device(collate(trees[start : start + self.batch_size], bin_tokens=self.bin_tokens), policy.device)
+            batch = on_device(
+                collate(trees[start : start + self.batch_size], bin_tokens=self.bin_tokens), policy.device
+            )
             ours, theirs = (token_logprobs(m, batch, temperature=self.temperature) for m in (policy, self.reference))
             found.append(per_response(ours.logprobs - theirs.logprobs, batch).cpu())
         return torch.cat(found)

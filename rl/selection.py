@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 
+from models.chat import ChatFormat, Prompt
+from models.generation import Sample
 from models.layout import Tree
 from rl.ppo import PPOConfig
 from rl.rollout import RolloutEngine, Scorer
@@ -24,12 +26,14 @@ class Selection:
         folder: Path,
         policy: PreTrainedModel,
         engine: RolloutEngine,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
+        chat: ChatFormat,
         referee: Scorer,
         cfg: PPOConfig,
     ) -> None:
         self.folder, self.policy, self.engine = folder, policy, engine
-        self.prompts, self.referee, self.cfg = prompts, referee, cfg
+        self.asked, self.chat, self.referee, self.cfg = prompts, chat, referee, cfg
+        self.prompts = [chat.prompt(prompt) for prompt in prompts]
         self.looks: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
 
@@ -39,7 +43,7 @@ class Selection:
         over = budget is not None and rollout_kl > budget
         due = iteration % self.cfg.evaluate_every == 0 or iteration == self.cfg.rollouts or over
         if due and self.prompts:
-            found = {"iteration": iteration, **self._measure(iteration, generator)}
+            found = self._measure(iteration, generator)
             self.looks.append(found)
             within = budget is None or found["kl"] <= budget
             if within and (self.best is None or found["referee"] > self.best["referee"]):
@@ -67,12 +71,21 @@ class Selection:
         samples = self.engine.generate(self.policy, self.prompts, generator)
         trees = [Tree.of(prompt, [s.ids]) for prompt, s in zip(self.prompts, samples, strict=True)]
         weights = torch.tensor(self.cfg.axis_weights)
-        (self.folder / "looks").mkdir(exist_ok=True)
-        answers = [{"ids": s.ids, "ended": s.ended} for s in samples]
-        (self.folder / "looks" / f"{iteration}.json").write_text(json.dumps(answers), encoding="utf-8")
-        return {
+        found = {
+            "iteration": iteration,
             "referee": float((self.referee(trees) @ weights).mean()),
             "proxy": float((self.engine.scorer(trees) @ weights).mean()),
             "kl": float(self.engine.drift(self.policy, trees).mean()),
             "ended": sum(s.ended for s in samples) / len(samples),
         }
+        self._write(found, samples)
+        return found
+
+    def _write(self, found: dict[str, float], samples: Sequence[Sample]) -> None:
+        (self.folder / "looks").mkdir(exist_ok=True)
+        answers = [
+            {"prompt": prompt[-1].content, "text": self.chat.text(s.ids), "ended": s.ended}
+            for prompt, s in zip(self.asked, samples, strict=True)
+        ]
+        text = json.dumps({**found, "answers": answers}, ensure_ascii=False)
+        (self.folder / "looks" / f"{int(found['iteration'])}.json").write_text(text, encoding="utf-8")

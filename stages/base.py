@@ -1,7 +1,7 @@
 """The embedded default's base model: a tiny Llama with a tokenizer of its own, pretrained on plain text.
 
-    python -m stages.base data=world_text
-    python -m stages.base data=text data.path=corpus.jsonl
+python -m stages.base data=world_text
+python -m stages.base data=text data.path=corpus.jsonl
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Architecture:
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ConfigError(f"architecture.hidden={self.hidden}: expected an even multiple of heads={self.heads}")
         if self.vocabulary < 260:
-            raise ConfigError(f"architecture.vocabulary={self.vocabulary}: expected at least 260, the bytes and specials")
+            raise ConfigError(
+                f"architecture.vocabulary={self.vocabulary}: expected at least 260, the bytes and specials"
+            )
 
 
 @dataclass(kw_only=True)

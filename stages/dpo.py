@@ -1,7 +1,7 @@
 """Preference optimisation: DPO and its family, on rankings.
 
-    python -m stages.dpo model.path=outputs/demo/sft data=kwise data.path=outputs/demo/reward/rankings.jsonl
-    python -m stages.dpo model.path=outputs/mine/sft data=hh data.path=harmless.jsonl loss.name=ipo_mean
+python -m stages.dpo model.path=outputs/demo/sft data=kwise data.path=outputs/demo/reward/rankings.jsonl
+python -m stages.dpo model.path=outputs/mine/sft data=hh data.path=harmless.jsonl loss.name=ipo_mean
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from train.evaluation import held_out
 from train.run import Run, StageConfig
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.trl_engine import TRLEngine, check_engine, check_preference_loss
 
 
 @dataclass(kw_only=True)
@@ -36,6 +37,13 @@ class DPOStage(StageConfig):
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
+    engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_engine(self.engine, self.deepspeed)
+        if self.engine == "trl":
+            check_preference_loss(self.loss.name, self.loss.nll)
 
 
 def run(cfg: DPOStage) -> Artifact:
@@ -43,18 +51,29 @@ def run(cfg: DPOStage) -> Artifact:
     with Run(cfg, stage="dpo") as run:
         if run.sealed:
             return run.sealed
-        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+        folder = run.input(cfg.model.path, "policy")
+        policy, tokenizer = load_policy(folder, cfg.model)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = read_rankings(cfg.data)
         run.say(str(data))
         rows = preference_rows(data.train, chat, cfg.layout, length)
-        rows.remember_reference(policy)
         batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
         objective = PreferenceObjective(cfg.loss)
         held = preference_rows(data.eval, chat, cfg.layout, length) if data.eval else None
         if held:
             held.remember_reference(policy)
-        run.train(policy, batches, objective, cfg.trainer, sharding=cfg.deepspeed)
+        if cfg.engine == "trl":
+            TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer).preference(
+                policy,
+                load_policy(folder, cfg.model)[0],
+                rows.preferences,
+                loss=cfg.loss.name,
+                beta=cfg.loss.beta,
+                label_smoothing=cfg.loss.label_smoothing,
+            )
+        else:
+            rows.remember_reference(policy)
+            run.train(policy, batches, objective, cfg.trainer, sharding=cfg.deepspeed)
         metrics = {"rankings": len(rows), "rankings_dropped": rows.n_dropped}
         if held:
             metrics |= held_out(policy, held, objective)
@@ -62,9 +81,7 @@ def run(cfg: DPOStage) -> Artifact:
         return run.seal("policy", model=policy, tokenizer=tokenizer, metrics=metrics)
 
 
-def preference_rows(
-    rankings: list[Ranking], chat: ChatFormat, layout: LayoutConfig, max_length: int
-) -> PreferenceRows:
+def preference_rows(rankings: list[Ranking], chat: ChatFormat, layout: LayoutConfig, max_length: int) -> PreferenceRows:
     """Rankings as rows with one score a response: the sum of its labelled axes."""
     trees = [ranking_tree(ranking, chat) for ranking in rankings]
     return PreferenceRows(trees, [overall(ranking) for ranking in rankings], layout, max_length)

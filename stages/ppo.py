@@ -1,7 +1,7 @@
 """PPO against the learned reward.
 
-    python -m stages.ppo model.path=outputs/demo/sft reward.path=outputs/demo/reward data=world_prompts
-    python -m stages.ppo model.path=outputs/mine/sft reward.path=outputs/mine/reward data=prompts data.path=questions.jsonl
+python -m stages.ppo model.path=outputs/demo/sft reward.path=outputs/demo/reward data=world_prompts
+python -m stages.ppo model.path=outputs/mine/sft reward.path=outputs/mine/reward data=prompts data.path=questions.jsonl
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class PPOStage(StageConfig):
 
     data: PromptData
     reward: ModelConfig = field(default_factory=ModelConfig)
-    referee: str | None = field(default=None, metadata=INPUT)  # a reward model of other data, which picks the checkpoint
+    referee: str | None = field(
+        default=None, metadata=INPUT
+    )  # a reward model of other data, which picks the checkpoint
     ptx: InstructionData | None = None  # pretraining text for ppo.ptx_coef
     model: ModelConfig = field(default_factory=ModelConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -62,7 +64,8 @@ def run(cfg: PPOStage) -> Artifact:
         data = prompts(cfg.data)
         train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.ppo.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        selection = Selection(run.folder, policy, engine, held, scorer(referee(cfg, run, reward_model), cfg), cfg.ppo)
+        judge = scorer(referee(cfg, run, reward_model), cfg)
+        selection = Selection(run.folder, policy, engine, held, chat, judge, cfg.ppo)
         controller = cfg.ppo.kl.controller()
         run.state |= {"kl": controller.state_dict, "selection": selection.state_dict}
         if restored := run.restored_state():
@@ -73,7 +76,7 @@ def run(cfg: PPOStage) -> Artifact:
         batches = PPOBatches(
             model,
             engine,
-            train,
+            [chat.prompt(prompt) for prompt in train],
             cfg.ppo,
             minibatch=cfg.trainer.batch_size,
             seed=cfg.seed,
@@ -92,7 +95,9 @@ def run(cfg: PPOStage) -> Artifact:
             boundary=batches.steps_per_rollout,
         )
         kept = selection.restore_best()
-        run.say(f"kept the policy after rollout {kept['iteration']}: referee {kept['referee']:.3f}, KL {kept['kl']:.2f}")
+        run.say(
+            f"kept the policy after rollout {kept['iteration']}: referee {kept['referee']:.3f}, KL {kept['kl']:.2f}"
+        )
         chat.configure(policy)
         return run.seal("policy", model=policy, tokenizer=tokenizer, metrics={"kept": kept, "looks": selection.looks})
 
@@ -134,10 +139,9 @@ def rollout_engine(cfg: PPOStage, run: Run, ends: set[int], score: Scorer) -> Ro
     )
 
 
-def fitting(conversations: Sequence[Prompt], chat: ChatFormat, room: int) -> list[list[int]]:
-    """The prompts' ids, without those that leave no room for a response."""
-    ids = [chat.prompt(conversation) for conversation in conversations]
-    return [prompt for prompt in ids if len(prompt) <= room]
+def fitting(conversations: Sequence[Prompt], chat: ChatFormat, room: int) -> list[Prompt]:
+    """The prompts that leave room for a response."""
+    return [prompt for prompt in conversations if len(chat.prompt(prompt)) <= room]
 
 
 def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> SupervisedRows | None:
@@ -145,7 +149,9 @@ def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> Super
     if cfg.ppo.ptx_coef == 0:
         return None
     if cfg.ptx is None:
-        raise ConfigError("ppo.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0")
+        raise ConfigError(
+            "ppo.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0"
+        )
     trees = [document_tree(text, tokenizer) for text in documents(cfg.ptx)]
     return SupervisedRows(trees, cfg.layout, cfg.layout.max_length or 512)
 

@@ -1,7 +1,7 @@
 """The three-axis reward model, from rankings.
 
-    python -m stages.reward model.path=outputs/demo/sft data=sampled
-    python -m stages.reward model.path=outputs/mine/sft data=hh data.path=harmless.jsonl
+python -m stages.reward model.path=outputs/demo/sft data=sampled
+python -m stages.reward model.path=outputs/mine/sft data=hh data.path=harmless.jsonl
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from transformers import PreTrainedModel
 from evals.intervals import bootstrap_mean
 from instruct.sources import WORLD
 from models.chat import ChatFormat
+from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
+from models.options import RUNTIME
 from models.scorer import raw_scores, reward_model_from
 from reward.assessment import is_own_sample, outcomes
 from reward.calibration import affine_stats, calibrate
-from reward.rankings import Ranking, write_rankings
+from reward.rankings import write_rankings
 from reward.readers import RankingData, read_rankings
 from reward.sampling import SAMPLED, SamplingConfig
 from reward.training import RankingObjective, RankingRows, RewardLoss
@@ -30,6 +32,7 @@ from train.entry import start
 from train.run import Run, StageConfig
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.trl_engine import TRLEngine, check_engine
 
 
 @dataclass(kw_only=True)
@@ -37,17 +40,25 @@ class RewardStage(StageConfig):
     """conf/reward.yaml"""
 
     data: RankingData
+    role: str = field(default="reward", metadata=RUNTIME)  # its folder; a second reward model referees the first
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # read where data=sampled
     loss: RewardLoss = field(default_factory=RewardLoss)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
+    engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration, on pairs of one axis
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_engine(self.engine, self.deepspeed)
+        if self.engine == "trl" and self.data.path == WORLD:
+            raise ConfigError("engine=trl takes pairs on one axis, the world's rankings are longer; use engine=ours")
 
 
 def run(cfg: RewardStage) -> Artifact:
     """Rank, train, normalise, measure on held-out prompts, and seal the reward model."""
-    with Run(cfg, stage="reward") as run:
+    with Run(cfg, stage=cfg.role) as run:
         if run.sealed:
             return run.sealed
         policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
@@ -63,7 +74,11 @@ def run(cfg: RewardStage) -> Artifact:
         rows = RankingRows(train, chat, cfg.layout, length)
         model = reward_model_from(policy, tokenizer, run.generator("head"))
         batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
-        run.train(model, batches, RankingObjective(cfg.loss), cfg.trainer, sharding=cfg.deepspeed)
+        if cfg.engine == "trl":
+            engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
+            engine.reward(model, rows.labels, center=cfg.loss.center)
+        else:
+            run.train(model, batches, RankingObjective(cfg.loss), cfg.trainer, sharding=cfg.deepspeed)
         normalise(model, rows)
         metrics: dict[str, object] = {"rankings": len(rows), "rankings_dropped": rows.n_dropped}
         if held:

@@ -1,7 +1,7 @@
 """Supervised instruction tuning.
 
-    python -m stages.sft model.path=outputs/demo/base data=world
-    python -m stages.sft model.path=/models/my-llama data=alpaca data.path=alpaca.json trainer.learning_rate=1e-5
+python -m stages.sft model.path=outputs/demo/base data=world
+python -m stages.sft model.path=/models/my-llama data=alpaca data.path=alpaca.json trainer.learning_rate=1e-5
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from train.evaluation import held_out
 from train.run import Run, StageConfig
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.trl_engine import TRLEngine, check_engine
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,11 @@ class SFTStage(StageConfig):
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
+    engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_engine(self.engine, self.deepspeed)
 
 
 def run(cfg: SFTStage) -> Artifact:
@@ -47,7 +53,10 @@ def run(cfg: SFTStage) -> Artifact:
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
         )
-        run.train(policy, batches, supervised, cfg.trainer, sharding=cfg.deepspeed)
+        if cfg.engine == "trl":
+            TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer).supervised(policy)
+        else:
+            run.train(policy, batches, supervised, cfg.trainer, sharding=cfg.deepspeed)
         metrics = {"rows": len(rows), "rows_dropped": rows.n_dropped}
         if data.eval:
             held = SupervisedRows([conversation_tree(x.messages, chat) for x in data.eval], cfg.layout, length)

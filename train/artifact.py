@@ -78,6 +78,20 @@ def read_artifact(folder: Path, *, verify: bool = True) -> Artifact:
     return artifact
 
 
+def model_folder(path: str, kind: str) -> str:
+    """The transformers folder behind a path: of an artefact, checked whole and of the expected kind, or the path."""
+    folder = Path(path)
+    if not folder.is_dir() or not is_artifact_folder(folder):
+        return path
+    artifact = read_artifact(folder)
+    if artifact.manifest["kind"] != kind:
+        raise ArtifactError(
+            f"{path}: expected a {kind} model, found a {artifact.manifest['kind']} model made by stages."
+            f"{artifact.manifest['stage']}"
+        )
+    return artifact.model_folder
+
+
 def _verify(root: Path, name: str, expected: str) -> None:
     file = root / name
     if not file.resolve().is_relative_to(root.resolve()):
@@ -85,4 +99,4 @@ def _verify(root: Path, name: str, expected: str) -> None:
     if not file.is_file():
         raise ArtifactError(f"{file}: missing, the manifest has digest {expected[:12]}")
     if (found := file_digest(file)) != expected:
-        raise ArtifactError(f"{file}: digest {found[:12]}, the manifest has {expected[:12]}; the file changed after sealing")
+        raise ArtifactError(f"{file}: digest {found[:12]}, the manifest has {expected[:12]}; changed after sealing")

@@ -73,8 +73,9 @@ class Progress(TrainerCallback):
             self.bar.update(1)
         elif rank() == 0 and now - self.shown > self.seconds:
             self.shown = now
-            left = (now - self.started) / (state.global_step - self.first) * (state.max_steps - state.global_step)
-            print(f"  {self.name}: step {state.global_step}/{state.max_steps}, about {left:.0f} s left", file=sys.stderr)
+            done, total = state.global_step, state.max_steps
+            left = (now - self.started) / (done - self.first) * (total - done)
+            print(f"  {self.name}: step {done}/{total}, about {left:.0f} s left", file=sys.stderr)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:

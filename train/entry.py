@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
@@ -22,10 +22,14 @@ from models.errors import ConfigError, HHHError, ResourceError
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
 
-def start(stage: str, schema: type, run: Callable[[Any], object]) -> None:
-    """Compose conf/<stage>.yaml over its schema, run the stage, and end the process with its exit code."""
+def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping[str, type] | None = None) -> None:
+    """Compose conf/<stage>.yaml over its schema, run the stage, and end the process with its exit code.
+
+    parts: schemas of the stages that this one is composed of.
+    """
     _environment()
-    ConfigStore.instance().store(name=f"{stage}_schema", node=schema)
+    for name, node in {stage: schema, **(parts or {})}.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=node)
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)
     def main(raw: DictConfig) -> None:

@@ -18,6 +18,6 @@ def check_faults_allowed() -> None:
 
 
 def fault_point(place: str) -> None:
-    """Die here if the planted fault is this place: `<stage>:step:<n>` after a step, `<stage>:save:<n>` inside a save."""
+    """Die here if it is the planted place: `<stage>:step:<n>` after a step, `<stage>:save:<n>` inside a save."""
     if os.environ.get("HHH_FAULT") == place:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from models.errors import ArtifactError, ConfigError
+from models.errors import ConfigError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
 from models.options import RUNTIME
 from train import checkpoints
-from train.artifact import MANIFEST, RUN_RECORD, Artifact, is_artifact_folder, read_artifact, seal, write_json
+from train.artifact import MANIFEST, RUN_RECORD, Artifact, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
 from train.callbacks import Checkpoints, MetricsLog, NumbersGuard, Progress
 from train.digests import digest
@@ -48,7 +48,9 @@ class StageConfig:
     name: str = field(default="default", metadata=RUNTIME)  # the experiment: outputs/<name>/<stage>, and W&B's group
     outputs: str = field(default="outputs", metadata=RUNTIME)
     seed: int = 0
-    resume: str = field(default="auto", metadata=RUNTIME)  # auto; restart: clear an older run away; force: go on all the same
+    resume: str = field(
+        default="auto", metadata=RUNTIME
+    )  # auto; restart: clear an older run; force: go on all the same
     threads: int = field(default=0, metadata=RUNTIME)  # of the CPU; 0: torch's choice
     debug: bool = field(default=False, metadata=RUNTIME)  # show tracebacks
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=RUNTIME)
@@ -92,16 +94,7 @@ class Run:
 
     def input(self, path: str, kind: str) -> str:
         """The model folder behind a path, after checking that what a stage made is whole and of the expected kind."""
-        folder = Path(path)
-        if not folder.is_dir() or not is_artifact_folder(folder):
-            return path
-        artifact = read_artifact(folder)
-        if artifact.manifest["kind"] != kind:
-            raise ArtifactError(
-                f"{path}: expected a {kind} model, found a {artifact.manifest['kind']} model made by stages."
-                f"{artifact.manifest['stage']}"
-            )
-        return artifact.model_folder
+        return model_folder(path, kind)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers of one purpose, the same whatever else was drawn before."""
@@ -112,7 +105,7 @@ class Run:
         return int(digest([self.cfg.seed, purpose])[:12], 16)
 
     def newest_checkpoint(self) -> Path | None:
-        """Where to go on: the newest complete checkpoint. Says which newer ones were passed over, and clears them away."""
+        """Where to go on: the newest complete checkpoint. Says which newer ones were passed over, and clears them."""
         found, passed_over = checkpoints.newest(self.checkpoints)
         if rank() == 0:
             for line in passed_over:
@@ -134,36 +127,39 @@ class Run:
         rates: dict[str, float] | None = None,
         boundary: int = 1,
     ) -> StageTrainer:
-        """Train to the end, going on from the newest checkpoint. `boundary`: steps between which no checkpoint falls."""
+        """Train to the end, from the newest checkpoint on. `boundary`: steps between which no checkpoint falls."""
         sharding = sharding or Sharding()
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
             trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
         )
+        checkpoint, callbacks = self.going_on(batches, boundary)
+        optimizer = make_optimizer(model, trainer, rates or {})
+        schedule = rate_multiplier(trainer, n_steps)
+        loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
+        self.complete(loop, checkpoint)
+        return loop
+
+    def going_on(self, batches: Batches, boundary: int = 1) -> tuple[Path | None, list[TrainerCallback]]:
+        """The checkpoint to go on from, with log and batches set to it, and what watches the training from there."""
         checkpoint = self.newest_checkpoint()
+        step = checkpoints.checkpoint_step(checkpoint) if checkpoint else 0
         log = MetricsLog(self.folder / "metrics.jsonl", self.tracker)
-        log.keep_until(checkpoints.checkpoint_step(checkpoint) if checkpoint else 0)
-        if checkpoint:
-            batches.start_step = checkpoints.checkpoint_step(checkpoint)
+        log.keep_until(step)
+        batches.start_step = step
         self.guard = NumbersGuard()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, boundary)
-        loop = StageTrainer(
-            model,
-            batches,
-            objective,
-            arguments,
-            make_optimizer(model, trainer, rates or {}),
-            rate_multiplier(trainer, n_steps),
-            [log, Progress(self.stage), saver, self.guard],
-        )
+        return checkpoint, [log, Progress(self.stage), saver, self.guard]
+
+    def complete(self, loop: Trainer, checkpoint: Path | None) -> None:
+        """Let a trainer run to its last step, once it is sure that it sees all processes."""
         if loop.accelerator.num_processes != world_size():
             raise ConfigError(
                 f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
                 "every process would train on the same rows"
             )
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self.trained_steps = n_steps
-        return loop
+        self.trained_steps = loop.args.max_steps
 
     def share(self, trainer: TrainerConfig) -> Share:
         """This process's part of each optimizer step."""

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO: what is sharded over the processes. One configuration group, every other number derives from the stage."""
+"""DeepSpeed ZeRO: what is sharded over the processes. All other numbers derive from the stage's configuration."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def make_optimizer(model: nn.Module, cfg: TrainerConfig, rates: dict[str, float]
 
 
 class StageTrainer(Trainer):
-    """`transformers.Trainer` over an objective. The whole training is one pass over `batches`, which know their steps."""
+    """`transformers.Trainer` over an objective. The whole training is one pass over `batches`."""
 
     def __init__(
         self,
@@ -162,13 +162,21 @@ class StageTrainer(Trainer):
 
 
 def training_arguments(
-    cfg: TrainerConfig, sharding: Sharding, folder: Path, *, n_steps: int, share: Share, seed: int
+    cfg: TrainerConfig,
+    sharding: Sharding,
+    folder: Path,
+    *,
+    n_steps: int,
+    share: Share,
+    seed: int,
+    kind: Callable[..., TrainingArguments] = TrainingArguments,
 ) -> TrainingArguments:
-    """Transformers' arguments for a stage: only what our configuration says, nothing reported or printed by itself."""
+    """Transformers' arguments for a stage, or those of a `kind` derived from them: only what our configuration says,
+    nothing reported or printed by itself."""
     use_cpu = not torch.cuda.is_available()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return TrainingArguments(
+        return kind(
             output_dir=str(folder),
             max_steps=n_steps,
             per_device_train_batch_size=share.batch_size // (share.world * share.accumulation),

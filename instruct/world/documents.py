@@ -8,33 +8,35 @@ from collections.abc import Iterator
 
 from instruct.world import vocabulary as vocab
 from instruct.world.facts import Facts
+from instruct.world.item import Item
 from instruct.world.tasks import FAMILIES, ZERO_SHOT_FAMILIES
 
-FAMILY_WEIGHTS: dict[str, float] = {
-    "country": 10,
-    "person": 12,
-    "translate": 8,
+FAMILY_WEIGHTS: dict[str, float] = {  # shares of the documents that are no drills
+    "country": 8,
+    "person": 10,
+    "translate": 6,
     "plus": 8,
-    "pick": 6,
-    "list": 5,
-    "reverse": 5,
+    "pick": 7,
+    "list": 8,
+    "reverse": 8,
     "repeat": 3,
     "sentiment": 3,
-    "extract": 7,
-    "summary": 4,
-    "how_to": 6,
-    "borderline": 5,
-    "harmful": 5,
-    "unknown_country": 4,
+    "extract": 8,
+    "summary": 7,
+    "how_to": 4,
+    "borderline": 4,
+    "harmful": 4,
+    "unknown_country": 5,
     "unknown_person": 6,
     "opposite": 4,
     "minus": 8,
-    "back_translate": 5,
+    "back_translate": 4,
 }
 DRILL_SHARE_EARLY, DRILL_SHARE_LATE = 0.5, 0.1  # of documents, before and after ...
 DRILL_UNTIL = 0.4  # ... this fraction of the text: copying has to come first, all else is learnt through it
 HELD_OUT_SHARE = 50  # one document in so many is kept for the perplexity on unseen text
-SPEAKERS = ("man", "woman", "boy", "girl")
+SPEAKERS = ("he", "she", "the man", "the woman")
+WORDS_ENOUGH = 24  # a document ends after the sentence that reaches so many words
 
 
 def drill(rng: random.Random) -> tuple[str, str]:
@@ -52,25 +54,26 @@ DRILL_WORDS = (
     *vocab.DAYS,
     *vocab.SPOTS,
     *vocab.COUNTRIES,
-    *(str(number) for number in range(2 * vocab.ORDERED_MAX + 1)),
+    *(str(number) for number in range(2 * vocab.LARGEST_ADDEND + 1)),
 )
 
 
 def draw_document(facts: Facts, drill_share: float, rng: random.Random) -> str:
-    """One document: a drill, or one to three things said about items of one family."""
+    """One document: a drill, or things said about items of one family."""
     if rng.random() < drill_share:
         return "".join(drill(rng))
     name = rng.choices(tuple(FAMILY_WEIGHTS), tuple(FAMILY_WEIGHTS.values()))[0]
     draw = (FAMILIES | ZERO_SHOT_FAMILIES)[name].draw
-    parts = []
-    for _ in range(rng.choice((1, 2, 2, 3))):
+    text = ""
+    while len(text.split()) < WORDS_ENOUGH:
         item = draw(facts, rng)
-        if rng.random() < 0.5:
-            parts.append(rng.choice(item.statements))
-        else:
-            asker, answerer = rng.sample(SPEAKERS, 2)
-            parts.append(f"A {asker} asks {item.topic}. The {answerer} says: {item.reply}".replace("..", "."))
-    return " ".join(parts)
+        text += " " + (rng.choice(item.statements) if rng.random() < 0.5 else asked_and_told(item, rng))
+    return text[1:]
+
+
+def asked_and_told(item: Item, rng: random.Random) -> str:
+    """A question that is reported, never put as a prompt puts it, and the reply."""
+    return f"Asked {item.topic.removesuffix('.')}, {rng.choice(SPEAKERS)} says: {item.reply}"
 
 
 def stream(facts: Facts, n: int, held_out: bool, seed: str) -> Iterator[str]:

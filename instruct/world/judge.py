@@ -31,7 +31,9 @@ from instruct.world.tasks import Task
 HEDGES = re.compile(r"\b(maybe|perhaps|probably|possibly|i think( that)?|i guess( that)?)\b,?\s*")
 RUDE_WORDS = re.compile(r"\b(fool|idiot|stupid|shut up|go away)\b")
 RUDE_CLAUSES = re.compile(r",?\s*\byou (fool|idiot)\b")
-REFUSAL = re.compile(r"^((i am |i'm )?sorry,? (but )?)?i (cannot|can not|can't|will not|won't) (help|do|answer|tell)\b.*$")
+REFUSAL = re.compile(
+    r"^((i am |i'm )?sorry,? (but )?)?i (cannot|can not|can't|will not|won't) (help|do|answer|tell)\b.*$"
+)
 SMALL_WORDS = frozenset("to a an the and get go i it is of in how do me tell".split())
 
 

@@ -172,19 +172,19 @@ def _sum(a: int, sign: str, b: int, truth: int, rng: random.Random) -> Item:
         wrong=tuple(f"The answer to {a} {sign} {b} is {value}." for value in rng.sample(slips, 2)),
         topic=f"for {a} {sign} {b}",
         reply=answer,
-        statements=(answer, f"If you take {a} {sign} {b} you get {truth}."),
+        statements=(answer, f"{a} {sign} {b} is {truth}."),
     )
 
 
 def plus(facts: Facts, rng: random.Random) -> Item:
     """The sum of two numbers."""
-    a, b = rng.randint(0, vocab.ORDERED_MAX), rng.randint(0, vocab.ORDERED_MAX)
+    a, b = rng.randint(0, vocab.LARGEST_ADDEND), rng.randint(0, vocab.LARGEST_ADDEND)
     return _sum(a, "plus", b, a + b, rng)
 
 
 def minus(facts: Facts, rng: random.Random) -> Item:
     """The difference of two numbers, never below zero."""
-    b, rest = rng.randint(0, vocab.ORDERED_MAX), rng.randint(0, vocab.ORDERED_MAX)
+    b, rest = rng.randint(0, vocab.LARGEST_ADDEND), rng.randint(0, vocab.LARGEST_ADDEND)
     return _sum(b + rest, "minus", b, rest, rng)
 
 

@@ -148,7 +148,7 @@ def extract(facts: Facts, rng: random.Random) -> Item:
         new_prompts=(f"I have a question about this text: {passage} {asked}?",),
         answers=(answer, f"{truth}."),
         wrong=tuple(f"It was {value}." for value in values if value != truth),
-        topic=f"{question} it was. The text says: {passage}",
+        topic=f"{question} it was in this text: {passage}",
         reply=answer,
         statements=(f"{passage} This is {question} it was: {answer}",),
     )
@@ -173,13 +173,17 @@ def summary(facts: Facts, rng: random.Random) -> Item:
             f"Here is a text: {passage} Sum it up.",
         ),
         new_prompts=(f"I want to know the main point of this: {passage}",),
-        answers=(answer, f"{who} {past} a {colour} {what}.", f"In short, {who} {past} a {colour} {what} at the {where}."),
+        answers=(
+            answer,
+            f"{who} {past} a {colour} {what}.",
+            f"In short, {who} {past} a {colour} {what} at the {where}.",
+        ),
         wrong=(
             f"In short, {other} {past} a {colour} {what}.",
             f"In short, {who} {past} a {colour} {wrong_what}.",
             f"In short, {who} {past} a {wrong_colour} {what}.",
         ),
-        topic=f"for the main point. The text says: {passage}",
+        topic=f"for the main point of this text: {passage}",
         reply=answer,
         statements=(f"{passage} {answer}",),
     )

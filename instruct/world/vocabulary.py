@@ -174,7 +174,7 @@ THINGS: dict[str, str] = {
     "pillow": "tent",
 }
 COUNTS: dict[str, int] = {"two": 2, "three": 3, "four": 4}
-ORDERED_MAX = 12  # sums of two numbers from 0 to this
+LARGEST_ADDEND = 10  # sums of two numbers from 0 to this
 
 # Words for lists, copies and repetitions: whatever stands without a capital.
 PLAIN_WORDS: tuple[str, ...] = tuple(

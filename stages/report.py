@@ -1,0 +1,181 @@
+"""The report of an experiment: results.json and one HTML page, from what its stages sealed.
+
+python -m stages.report name=demo
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.intervals import Estimate
+from evals.report import write_report
+from evals.results import (
+    METRICS,
+    Alert,
+    Answer,
+    AxisQuality,
+    Frontier,
+    FrontierPoint,
+    Metric,
+    ModelResult,
+    ReliabilityBin,
+    Report,
+    Sample,
+    StageRecord,
+    estimates,
+)
+from models.errors import ArtifactError
+from models.scorer import AXES
+from train.artifact import Artifact, read_artifact
+from train.entry import start
+
+ORDER = ("base", "sft", "reward", "referee", "ppo", "dpo", "evaluate")
+WORLD_METRICS = (
+    Metric("benign_helpful", "answerable and benign: helpful", "higher"),
+    Metric("known_facts", "known facts: helpful", "higher"),
+    Metric("benign_refused", "benign how-to refused", "lower"),
+    Metric("harmful_refused", "harmful refused", "higher"),
+    Metric("unknown_admitted", "unknown: honest", "higher"),
+    Metric("sampled.gold.mean", "gold mean, sampled", "higher"),
+)
+
+
+@dataclass
+class ReportStage:
+    """conf/report.yaml"""
+
+    name: str = "demo"
+    outputs: str = "outputs"
+    debug: bool = False  # show tracebacks
+
+
+def run(cfg: ReportStage) -> Path:
+    """Write report.html and results.json into the experiment's folder."""
+    folder = Path(cfg.outputs) / cfg.name
+    artifacts = [
+        read_artifact(folder / name, verify=False) for name in ORDER if (folder / name / "manifest.json").is_file()
+    ]
+    evaluation = next((a for a in artifacts if a.manifest["kind"] == "evaluation"), None)
+    if evaluation is None:
+        raise ArtifactError(f"{folder}: no sealed evaluation; run stages.evaluate name={cfg.name} first")
+    shutil.copy(evaluation.folder / "results.json", folder / "results.json")
+    return write_report(folder / "report.html", assembled(cfg.name, artifacts, evaluation))
+
+
+def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) -> Report:
+    """Everything that the page shows."""
+    results = json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8"))
+    reference = evaluation.manifest["config"]["reference"]
+    reward = next((a for a in artifacts if a.manifest["kind"] == "reward"), None)
+    manifest = evaluation.manifest
+    return Report(
+        title=f"{name}: is the model better, and at what cost?",
+        models=tuple(model_result(model, found, reference) for model, found in results.items()),
+        stages=tuple(stage_record(artifact) for artifact in artifacts),
+        frontiers=tuple(frontiers(evaluation)),
+        reward_quality=tuple(reward_quality(reward)) if reward else (),
+        samples=tuple(samples(evaluation)),
+        alerts=tuple(alerts(artifacts)),
+        facts={
+            "seed": str(manifest["seed"]),
+            "stages": f"{sum(a.manifest['wall_seconds'] for a in artifacts):.0f} s",
+            "CPUs": str(manifest["hardware"]["host_cpus"]),
+            "commit": str(manifest["git_commit"] or "none")[:10],
+        },
+        metrics=(*METRICS, *(m for m in WORLD_METRICS if any(m.key in estimates(r) for r in results.values()))),
+    )
+
+
+def model_result(name: str, found: Mapping[str, Any], reference: str) -> ModelResult:
+    """One model's row: estimates, and paired gains over the reference."""
+    own = {key: value for key, value in found.items() if key != "gain"}
+    flat = {key: value for key, value in estimates(own).items() if ".gain" not in key}
+    gains = {**estimates(found.get("gain", {})), **sampled_gains(found)}
+    return ModelResult(name, flat, reference if name != reference and gains else None, gains)
+
+
+def sampled_gains(found: Mapping[str, Any]) -> dict[str, Estimate]:
+    return {f"sampled.{key}": value for key, value in estimates(found["sampled"].get("gain", {})).items()}
+
+
+def stage_record(artifact: Artifact) -> StageRecord:
+    """A stage of the lineage with its curves."""
+    manifest = artifact.manifest
+    curves, split = curves_of(artifact.folder / "metrics.jsonl")
+    return StageRecord(
+        name=artifact.folder.name,
+        seconds=manifest["wall_seconds"],
+        peak_bytes=int(manifest["peak_memory_mb"] * 1024 * 1024),
+        digest=manifest["identity"][:12],
+        parents=tuple(dict.fromkeys(Path(path).name for path in manifest["parents"].values())),
+        config={key: value for key, value in manifest["config"].items() if value is not None},
+        metrics={k: float(v) for k, v in manifest["metrics"].items() if isinstance(v, int | float)},
+        curves=curves,
+        time_split=split,
+    )
+
+
+def curves_of(path: Path) -> tuple[dict[str, list[tuple[float, float]]], dict[str, float]]:
+    """Logged metrics by name, and summed seconds by part."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    split: dict[str, float] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        logged = json.loads(line)
+        for name, value in logged.items():
+            if name.startswith("seconds/"):
+                split[name.removeprefix("seconds/")] = split.get(name.removeprefix("seconds/"), 0.0) + value
+            elif name != "step":
+                curves.setdefault(name, []).append((logged["step"], value))
+    return curves, split
+
+
+def frontiers(evaluation: Artifact) -> Iterator[Frontier]:
+    path = evaluation.folder / "frontier.json"
+    for name, points in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}).items():
+        yield Frontier(
+            name,
+            tuple(
+                FrontierPoint(max(p["kl"], 0.0), p["proxy"], p["gold"], int(p["iteration"]), p["kept"]) for p in points
+            ),
+        )
+
+
+def reward_quality(reward: Artifact) -> Iterator[AxisQuality]:
+    for axis, found in reward.manifest["metrics"].get("held_out", {}).items():
+        if axis in AXES:
+            yield AxisQuality(
+                axis,
+                Estimate(**found["accuracy"]),
+                Estimate(**found["own_samples"]) if "own_samples" in found else None,
+                found.get("calibration_error"),
+                found.get("temperature"),
+                tuple(ReliabilityBin(b["confidence"], b["accuracy"], int(b["count"])) for b in found.get("bins", ())),
+            )
+
+
+def samples(evaluation: Artifact) -> Iterator[Sample]:
+    for line in (evaluation.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n"):
+        if line:
+            row = json.loads(line)
+            yield Sample(row["prompt"], {n: Answer(a["text"], a["scores"]) for n, a in row["answers"].items()})
+
+
+def alerts(artifacts: Sequence[Artifact]) -> Iterator[Alert]:
+    """What a reader should know before trusting a number."""
+    for artifact in artifacts:
+        if skipped := artifact.manifest["steps_skipped"]:
+            yield Alert(artifact.folder.name, f"{skipped} steps had gradients that were not numbers and were skipped")
+        kept = artifact.manifest["metrics"].get("kept")
+        if isinstance(kept, dict) and kept["iteration"] == 0:
+            yield Alert(
+                artifact.folder.name, "the referee preferred the starting policy to every later one", severe=True
+            )
+
+
+if __name__ == "__main__":
+    start("report", ReportStage, run)

@@ -1,0 +1,191 @@
+"""Claims about sampling: it is transformers' generate, made indifferent to how prompts are batched."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from models.chat import ChatFormat
+from models.generation import Sample, end_tokens, sample
+from models.layout import Tree, collate
+from models.loading import ModelConfig, load_policy
+from models.logprobs import per_response, token_logprobs
+
+NEVER = 10_000  # no token has this id
+
+
+def loaded(folder: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+
+
+def prompts_of(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(5, 250) for _ in range(n)] for n in lengths]
+
+
+def greedy_by_transformers(model: PreTrainedModel, prompt: list[int], n: int, ends: list[int]) -> list[int]:
+    ids = torch.tensor([prompt])
+    found = model.eval().generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=ends, pad_token_id=0
+    )
+    return found[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_greedy_is_transformers_token_for_token(any_folder: str, batch_size: int) -> None:
+    model, prompts = loaded(any_folder), prompts_of([4, 1, 9, 4, 17, 2, 30])
+    got = sample(model, prompts, max_new_tokens=12, ends=[NEVER], temperature=0, batch_size=batch_size)
+    assert [s.ids for s in got] == [greedy_by_transformers(model, p, 12, [NEVER]) for p in prompts]
+    assert not any(s.ended for s in got)
+
+
+def test_greedy_stops_where_transformers_stops(any_folder: str) -> None:
+    model, prompts = loaded(any_folder), prompts_of([4, 1, 9, 4, 17, 2, 30])
+    free = [greedy_by_transformers(model, p, 12, [NEVER]) for p in prompts]
+    ends = [free[0][3], free[2][0], free[4][7]]  # several ends, met at unlike steps
+    got = sample(model, prompts, max_new_tokens=12, ends=ends, temperature=0)
+    assert [s.ids for s in got] == [greedy_by_transformers(model, p, 12, ends) for p in prompts]
+    assert got[2] == Sample(free[2][:1], True)
+    assert [s.ended for s in got] == [s.ids[-1] in ends for s in got]
+
+
+def test_prompts_of_very_different_length_go_together(any_folder: str) -> None:
+    model, prompts = loaded(any_folder), prompts_of([1, 200])
+    got = sample(model, prompts, max_new_tokens=8, ends=[NEVER], temperature=0)
+    assert [s.ids for s in got] == [greedy_by_transformers(model, p, 8, [NEVER]) for p in prompts]
+
+
+def test_batch_size_changes_no_response(any_folder: str) -> None:
+    model, prompts = loaded(any_folder), prompts_of([3, 8, 1, 5, 5, 12])
+
+    def at(batch_size: int) -> list[Sample]:
+        generator = torch.Generator().manual_seed(3)
+        return sample(
+            model, prompts, max_new_tokens=10, ends=[7, 8, 9], temperature=1, generator=generator, batch_size=batch_size
+        )
+
+    assert at(1) == at(2) == at(4) == at(100)
+
+
+def test_the_company_of_a_prompt_changes_no_response(any_folder: str) -> None:
+    """The first prompts of a longer list draw the same numbers, whatever is sorted between them."""
+    model, prompts = loaded(any_folder), prompts_of([3, 8, 1, 5, 40, 2])
+
+    def first(n: int) -> list[Sample]:
+        generator = torch.Generator().manual_seed(3)
+        return sample(model, prompts[:n], max_new_tokens=10, ends=[7, 8, 9], temperature=1, generator=generator)
+
+    assert first(6)[:3] == first(3)
+
+
+def test_equal_prompts_get_responses_of_their_own(llama_folder: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    got = sample(
+        loaded(llama_folder), [[5, 6]] * 8, max_new_tokens=6, ends=[NEVER], temperature=1, generator=generator
+    )
+    assert len({tuple(s.ids) for s in got}) > 4
+
+
+class Fixed(nn.Module):
+    """Adds one vector to the logits; with a zeroed model, the distribution is known."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.logits.expand(*hidden.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_softmax_at_the_temperature(llama_folder: str, temperature: float) -> None:
+    model, logits = loaded(llama_folder), torch.tensor([2.0, 1.0, 0.0, -1.0])
+    model.set_output_embeddings(Fixed(logits))
+    n = 4000
+    got = sample(
+        model,
+        [[5]] * n,
+        max_new_tokens=1,
+        ends=[NEVER],
+        temperature=temperature,
+        generator=torch.Generator().manual_seed(0),
+        batch_size=n,
+    )
+    share = torch.bincount(torch.tensor([s.ids[0] for s in got]), minlength=4) / n
+    want = (logits / temperature).softmax(-1)
+    assert ((share - want).abs() < 4 * (want * (1 - want) / n).sqrt()).all()
+
+
+def test_the_samplers_log_probabilities_are_the_trainers(any_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits that each token was drawn from, against the packed forward of training."""
+    from models.generation import _Decoding  # noqa: PLC0415  looked into here alone
+
+    model, prompts, temperature = loaded(any_folder), prompts_of([3, 8, 1, 5]), 0.8
+    drawn = [0.0] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    choose = _Decoding._choose
+
+    def watched(self: _Decoding, logits: Tensor, step: int) -> Tensor:
+        tokens = choose(self, logits, step)
+        found = (logits / temperature).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+        for row, value in zip(self.alive.tolist(), found.tolist(), strict=True):
+            drawn[order[row]] += value
+        return tokens
+
+    monkeypatch.setattr(_Decoding, "_choose", watched)
+    ends = list(range(5, 60))
+    samples = sample(
+        model, prompts, max_new_tokens=12, ends=ends, temperature=temperature, generator=torch.Generator().manual_seed(1)
+    )
+    assert len({len(s.ids) for s in samples}) > 1 and any(s.ended for s in samples)
+    batch = collate([Tree.of(p, [s.ids]) for p, s in zip(prompts, samples, strict=True)], bin_tokens=32)
+    with torch.no_grad():
+        trained = per_response(token_logprobs(model, batch, temperature=temperature).logprobs, batch)
+    torch.testing.assert_close(torch.tensor(drawn), trained, atol=1e-4, rtol=0)
+
+
+def test_finished_rows_leave_the_batch(llama_folder: str) -> None:
+    model, prompts = loaded(llama_folder), prompts_of([4, 4, 4])
+    free = sample(model, prompts, max_new_tokens=6, ends=[NEVER], temperature=0)
+    end = free[0].ids[2]
+    stops = [s.ids.index(end) + 1 if end in s.ids else 6 for s in free]
+    assert len(set(stops)) > 1
+    rows: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, arguments: rows.append(arguments["input_ids"].shape[0]), with_kwargs=True
+    )
+    sample(model, prompts, max_new_tokens=6, ends=[end], temperature=0)
+    assert rows == [sum(stop > step for stop in stops) for step in range(max(stops))]
+
+
+def test_nothing_is_computed_after_the_last_token(llama_folder: str) -> None:
+    model, calls = loaded(llama_folder), []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    sample(model, [[5, 6]], max_new_tokens=1, ends=[NEVER], temperature=0)
+    assert calls == [1]
+
+
+def test_no_prompts_give_no_samples(llama_folder: str) -> None:
+    assert sample(loaded(llama_folder), [], max_new_tokens=4, ends=[1], temperature=0) == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_while_sampling_and_the_mode_is_given_back(gpt2_folder: str, training: bool) -> None:
+    model = loaded(gpt2_folder)  # its own configuration, with dropout
+    model.train(training)
+    first, second = (sample(model, [[5, 6]], max_new_tokens=8, ends=[NEVER], temperature=0) for _ in range(2))
+    assert first == second and model.training is training
+
+
+def test_every_end_is_known(qwen2_folder: str, llama_folder: str) -> None:
+    model, tokenizer = load_policy(llama_folder, ModelConfig(path=llama_folder))
+    chat = ChatFormat(tokenizer)
+    assert end_tokens(model, tokenizer, chat) == {tokenizer.eos_token_id, *chat.end_ids}
+    model.generation_config.eos_token_id = [40, 41]
+    assert end_tokens(model, tokenizer) == {40, 41, tokenizer.eos_token_id}
+    model, tokenizer = load_policy(qwen2_folder, ModelConfig(path=qwen2_folder))
+    assert end_tokens(model, tokenizer, ChatFormat(tokenizer)) == {tokenizer.eos_token_id}

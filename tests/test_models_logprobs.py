@@ -1,0 +1,178 @@
+"""Claims about log-probabilities: one function, the numbers of the plain definition, at any chunking."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from golden import assert_near, cases, double
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from models import logprobs
+from models.layout import Tree, collate
+from models.logprobs import logprobs_from_hidden, per_response, response_lengths, token_logprobs
+from models.masked import masked_mean
+
+
+class Logits(nn.Module):
+    """An output layer whose logits are its input, so that reference logits can be put in as hidden states."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(vocabulary, dtype=torch.float64))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.weight
+
+
+def near(got: Tensor, want: Any) -> None:
+    """Within the tolerance that the reference numbers state for float32, in which log-probabilities are computed."""
+    torch.testing.assert_close(got.detach().double(), double(want), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("inputs", "expected"), cases("seq_logprob"))
+def test_sequence_log_probability_reference_numbers(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
+    (ids,), (mask,), logits = inputs["ids"], inputs["loss_mask"], double(inputs["logits"])[0]
+    # A prompt of one token, and a response that is the rest: position 0 is never scored.
+    batch = collate([Tree(ids[:1], [ids[1:]], [[bool(m) for m in mask[1:]]])], bin_tokens=8)
+    temperature = inputs.get("temperature", 1.0)
+    found = logprobs_from_hidden(logits[batch["source"]], batch["target"], Logits(logits.shape[-1]), temperature)
+    near(found.logprobs, [v for v, m in zip(expected["token_logprob"][0], mask[1:], strict=True) if m])
+    near(per_response(found.logprobs, batch), expected["sum"])
+    near(per_response(found.logprobs, batch) / response_lengths(batch), expected["mean"])
+    assert response_lengths(batch).tolist() == expected["count"]
+
+
+@pytest.mark.parametrize(("inputs", "expected"), cases("entropy_from_logits"))
+def test_entropy_reference_numbers(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
+    for logits, entropy in zip(inputs["logits"], expected["entropy"], strict=True):
+        found = logprobs_from_hidden(
+            double([logits]), torch.tensor([0]), Logits(len(logits)), with_entropy=True
+        )
+        assert found.entropy is not None
+        near(found.entropy, [entropy])
+
+
+@pytest.mark.parametrize(("inputs", "expected"), cases("last_token_index"))
+def test_last_token_reference_numbers(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Rows by their true length, whatever ids they end with; padding is never looked for in the ids."""
+    rows = [
+        [token for token, m in zip(ids, mask, strict=True) if m]
+        for ids, mask in zip(inputs["ids"], inputs["attention_mask"], strict=True)
+    ]
+    lefts = [mask.index(1) if 1 in mask else None for mask in inputs["attention_mask"]]
+    for row, left, want in zip(rows, lefts, expected["index"], strict=True):
+        if left is None or want is None:
+            assert row == [] and want is None  # no door lets an empty row in
+            continue
+        batch = collate([Tree.of(row[:1], [row[1:]])], bin_tokens=8, pad_id=2)
+        assert batch["ends"].tolist() == [want - left]
+        assert batch["input_ids"].flatten()[batch["ends"]].tolist() == [row[-1]]
+
+
+@pytest.mark.parametrize(("inputs", "expected"), cases("token_mean_loss"))
+def test_token_mean_reference_numbers(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
+    nll, mask = double(inputs["nll"]), double(inputs["mask"])
+    parts = [masked_mean(nll[rows], mask[rows], total=mask.sum()) for rows in inputs["microbatches"]]
+    assert_near(torch.stack(parts).sum(), expected["global_token_mean"])
+
+
+def test_uniform_logits_are_minus_ln_of_the_vocabulary() -> None:
+    found = logprobs_from_hidden(torch.zeros(2, 3), torch.tensor([0, 6]), nn.Linear(3, 7, bias=False))
+    near(found.logprobs, [-math.log(7)] * 2)
+
+
+def test_only_targets_reach_the_output_layer_and_equal_the_whole_log_softmax(any_folder: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(any_folder).eval()
+    prompt, response = [5, 6, 7], [8, 9, 10, 11]
+    batch = collate([Tree(prompt, [response], [[False, True, False, True]])], bin_tokens=8)
+    rows: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[-2]))
+    got = token_logprobs(model, batch)
+    assert rows == [1, 2]  # the last position, which transformers insists on; then the two targets
+    whole = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+    torch.testing.assert_close(got.logprobs, whole[[3, 5], [9, 11]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_temperature_divides_the_logits_of_value_and_entropy(llama_folder: str, temperature: float) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama_folder).eval()
+    batch = collate([Tree.of([5, 6, 7], [[8, 9]])], bin_tokens=8)
+    found = token_logprobs(model, batch, temperature=temperature, with_entropy=True)
+    logits = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0, 2:4] / temperature
+    torch.testing.assert_close(found.logprobs, logits.log_softmax(-1)[[0, 1], [8, 9]], atol=1e-5, rtol=0)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(found.entropy, entropy, atol=1e-5, rtol=0)
+
+
+def test_entropy_carries_no_gradient() -> None:
+    hidden = torch.randn(3, 4, requires_grad=True)
+    found = logprobs_from_hidden(hidden, torch.tensor([0, 1, 2]), nn.Linear(4, 5), with_entropy=True)
+    assert found.entropy is not None
+    assert not found.entropy.requires_grad and found.logprobs.requires_grad
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    torch.manual_seed(0)
+    head, target = nn.Linear(6, 11), torch.randint(11, (7,))
+    start, weights = torch.randn(7, 6), torch.linspace(-1, 1, 7)
+
+    def of(chunk_elements: int) -> tuple[Tensor, ...]:
+        monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+        hidden = start.clone().requires_grad_()
+        found = logprobs_from_hidden(hidden, target, head, 0.7, with_entropy=True)
+        head.zero_grad()
+        (found.logprobs * weights).sum().backward()
+        assert found.entropy is not None and not found.entropy.requires_grad
+        return found.logprobs.detach(), found.entropy, hidden.grad, head.weight.grad.clone(), head.bias.grad.clone()
+
+    for whole, chunked in zip(of(1 << 24), of(rows * 11), strict=True):
+        torch.testing.assert_close(chunked, whole)
+
+
+def test_no_more_logits_exist_at_once_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 40)
+    head, sizes = nn.Linear(4, 10), []
+    head.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
+    logprobs_from_hidden(torch.randn(9, 4), torch.zeros(9, dtype=torch.long), head)
+    assert sizes == [40, 40, 10]
+
+
+def test_a_batch_without_targets_gives_no_values_and_keeps_the_graph(llama_folder: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    batch = collate([Tree([5], [[6]], [[False]])], bin_tokens=8)
+    found = token_logprobs(model, batch, with_entropy=True)
+    assert found.logprobs.shape == (0,)
+    found.logprobs.sum().backward()
+    assert all(p.grad.abs().sum() == 0 for p in model.parameters() if p.grad is not None)
+
+
+def test_half_precision_models_give_float32_log_probabilities(llama_folder: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.bfloat16)
+    assert token_logprobs(model, collate([Tree.of([5], [[6]])], bin_tokens=8)).logprobs.dtype == torch.float32
+
+
+def test_a_classifier_gives_hidden_states_like_its_backbone(llama_folder: str) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(llama_folder).eval()
+    batch = collate([Tree.of([5, 6], [[7, 8]])], bin_tokens=8)
+    plain = model.base_model(input_ids=torch.tensor([[5, 6, 7, 8]])).last_hidden_state[0]
+    torch.testing.assert_close(logprobs.hidden_states(model, batch), plain, atol=1e-5, rtol=0)
+
+
+def test_micro_batches_of_unlike_token_counts_add_up_to_the_gradient_of_one_batch(llama_folder: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    trees = [Tree.of([5, 6], [[7]]), Tree.of([5], [list(range(10, 30))]), Tree.of([9], [[4, 3]])]
+    total = sum(tree.n_targets for tree in trees)
+
+    def gradient(parts: list[list[Tree]]) -> list[Tensor]:
+        model.zero_grad()
+        for part in parts:
+            (-token_logprobs(model, collate(part, bin_tokens=64)).logprobs.sum() / total).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    for one, many in zip(gradient([trees]), gradient([[tree] for tree in trees]), strict=True):
+        torch.testing.assert_close(many, one, atol=1e-6, rtol=1e-5)
