@@ -44,9 +44,9 @@ def conversation_tree(messages: Prompt, chat: ChatFormat) -> Tree:
 
 
 def document_tree(text: str, tokenizer: PreTrainedTokenizerBase) -> Tree:
-    """A document: after the beginning token (the end token where there is none) every token is a target, its end too."""
+    """A document: after the beginning token (or the end token) every token is a target, its end too."""
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    ids = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     return Tree.of([start], [ids])
 
 

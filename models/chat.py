@@ -161,7 +161,7 @@ class ChatFormat:
         return ids[:n]
 
     def _render(self, roles: tuple[str, ...], generation_prompt: bool) -> tuple[str | _Slot, ...]:
-        """The template as literal text and slots. A space on each side of a marker shows whether contents are trimmed."""
+        """The template as literal text and slots. Spaces around a marker show whether contents are trimmed."""
         parts = re.split(f"({_SPACE}?)\ue000(\\d+)\ue001({_SPACE}?)", self._template_text(roles, generation_prompt))
         pieces: list[str | _Slot] = []
         for start in range(0, len(parts) - 1, 4):
@@ -180,13 +180,9 @@ class ChatFormat:
         return tuple(piece for piece in pieces if piece != "")
 
     def _template_text(self, roles: tuple[str, ...], generation_prompt: bool) -> str:
-        messages = [
-            {"role": role, "content": f"{_SPACE}\ue000{i}\ue001{_SPACE}"} for i, role in enumerate(roles)
-        ]
+        messages = [{"role": role, "content": f"{_SPACE}\ue000{i}\ue001{_SPACE}"} for i, role in enumerate(roles)]
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation_prompt
-            )
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
         except TemplateError as error:
             raise DataError(f"the chat template refuses the turns {' → '.join(roles)}: {error}") from error
 

@@ -62,7 +62,8 @@ def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
             raise ConfigError(f"model.chat_template={cfg.chat_template}: cannot be read ({error})") from error
         if tokenizer.chat_template not in (None, template):
             raise ArtifactError(
-                f"{folder}: its chat template has digest {template_digest(tokenizer.chat_template)}, model.chat_template "
+                f"{folder}: its chat template has digest {template_digest(tokenizer.chat_template)}, "
+                f"model.chat_template "
                 f"{cfg.chat_template} has {template_digest(template)}; a later stage keeps the template of its parent"
             )
         tokenizer.chat_template = template
@@ -172,7 +173,7 @@ def _ask_hub_once(name: str) -> None:
 
 
 def _read(folder: str, what: str, read: Callable[..., T], **options: object) -> T:
-    """What transformers reads of a folder; ArtifactError where it cannot, for any of the errors that its libraries have."""
+    """What transformers reads of a folder; ArtifactError where it cannot, whatever its libraries raise."""
     try:
         return read(folder, **options)
     except Exception as error:
@@ -201,7 +202,7 @@ def _check_sizes(folder: str, model: PreTrainedModel, tokenizer: PreTrainedToken
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ArtifactError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embeddings {rows} rows; they do not belong together"
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the embeddings {rows} rows; they are of two models"
         )
 
 

@@ -60,7 +60,7 @@ class PPOConfig:
     epochs: int = 2  # passes over a rollout
     max_new_tokens: int = 64
     temperature: float = 1.0  # of sampling, and of every log-probability
-    top_p: float = 1.0  # anything but 1 would make ratio and KL those of another policy
+    top_p: float = 1.0  # anything but 1 would make the ratio that of another policy
     top_k: int = 0  # anything but 0 likewise
     gamma: float = 1.0
     lam: float = 0.95
@@ -86,8 +86,8 @@ class PPOConfig:
     def __post_init__(self) -> None:
         if self.top_p != 1.0 or self.top_k != 0:
             raise ConfigError(
-                f"ppo.top_p={self.top_p}, ppo.top_k={self.top_k}: expected 1 and 0; a truncated distribution biases the "
-                "ratio and the KL"
+                f"ppo.top_p={self.top_p}, ppo.top_k={self.top_k}: expected 1 and 0; a truncated distribution "
+                "biases the ratio and the KL"
             )
         for name in ("rollouts", "prompts", "epochs", "max_new_tokens", "evaluate_every", "evaluation_prompts"):
             if getattr(self, name) < 1:
@@ -146,6 +146,7 @@ def experience(rollout: Rollout, cfg: PPOConfig, kl_coef: float) -> Experience:
     return Experience(rollout, advantages, found.returns, drift, score)
 
 
+@dataclass
 class PPOBatches:
     """Batches that refill themselves: a rollout, `epochs` shuffled passes over it, β, the next rollout.
 
@@ -153,26 +154,23 @@ class PPOBatches:
     ends the training by returning True. Iterations count from 1.
     """
 
-    def __init__(
-        self,
-        model: ActorCritic,
-        engine: RolloutEngine,
-        prompts: Sequence[list[int]],
-        cfg: PPOConfig,
-        *,
-        minibatch: int,
-        seed: int,
-        controller: FixedKL,
-        ptx: Rows | None,
-        on_rollout: Callable[[int, dict[str, float]], None],
-        after_update: Callable[[int, float], bool],
-    ) -> None:
-        if cfg.prompts % minibatch:
-            raise ConfigError(f"ppo.prompts={cfg.prompts}: expected a multiple of trainer.batch_size={minibatch}")
-        self.model, self.engine, self.prompts, self.cfg = model, engine, prompts, cfg
-        self.minibatch, self.seed, self.controller, self.ptx = minibatch, seed, controller, ptx
-        self.on_rollout, self.after_update = on_rollout, after_update
-        self.start_step = 0
+    model: ActorCritic
+    engine: RolloutEngine
+    prompts: Sequence[list[int]]  # the pool, as ids
+    cfg: PPOConfig
+    minibatch: int  # responses
+    seed: int
+    controller: FixedKL
+    ptx: Rows | None
+    on_rollout: Callable[[int, dict[str, float]], None]
+    after_update: Callable[[int, float], bool]
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cfg.prompts % self.minibatch:
+            raise ConfigError(
+                f"ppo.prompts={self.cfg.prompts}: expected a multiple of trainer.batch_size={self.minibatch}"
+            )
 
     @property
     def steps_per_rollout(self) -> int:

@@ -19,7 +19,10 @@ from rl.rollout import RolloutEngine, Scorer
 
 
 class Selection:
-    """Keeps the weights with the best referee score under the KL budget. The answers of each look stay in looks/<iteration>.json."""
+    """Keeps the weights with the best referee score under the KL budget.
+
+    What each look saw stays in looks/<iteration>.json.
+    """
 
     def __init__(
         self,

@@ -1,0 +1,12 @@
+"""The stages. Settings that libraries read when they are imported stand here, before any of them is."""
+
+import os
+import shutil
+import warnings
+
+os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach train.entry, not Hydra's own printer
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing reports home
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+warnings.filterwarnings("ignore", category=FutureWarning)

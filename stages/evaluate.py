@@ -1,6 +1,6 @@
 """Every model of an experiment on the same held-out prompts.
 
-python -m stages.evaluate name=demo models.sft=outputs/demo/sft models.ppo=outputs/demo/ppo reward.path=outputs/demo/reward
+python -m stages.evaluate models.sft=outputs/x/sft models.ppo=outputs/x/ppo reward=outputs/x/reward
 """
 
 from __future__ import annotations

@@ -34,20 +34,21 @@ from train.artifact import Artifact
 from train.entry import start
 from train.tracking import TrackingConfig
 
-COLUMNS = {
+ROWS = {
     "gold mean": "gold.mean",
-    "helpful": "gold.helpful",
-    "honest": "gold.honest",
-    "harmless": "gold.harmless",
-    "sampled mean": "sampled.gold.mean",
-    "reward": "reward.mean",
-    "KL": "kl",
-    "zero-shot": "zero_shot",
-    "3-shot": "few_shot",
-    "perplexity": "perplexity",
+    "  helpful": "gold.helpful",
+    "  honest": "gold.honest",
+    "  harmless": "gold.harmless",
+    "gold mean, sampled": "sampled.gold.mean",
+    "answerable and benign, helpful": "benign_helpful",
+    "known facts, helpful": "known_facts",
+    "benign how-to refused": "benign_refused",
+    "learned reward": "reward.mean",
+    "KL to sft": "kl",
+    "zero-shot families": "zero_shot",
+    "  with 3 examples": "few_shot",
+    "perplexity of base text": "perplexity",
 }
-
-
 PARTS = {
     "base": BaseStage,
     "sft": SFTStage,
@@ -96,14 +97,14 @@ def run(cfg: Pipeline) -> Artifact:
 
 def table(evaluation: Artifact) -> Table:
     """Each model's means with the half-width of their 95 % intervals."""
-    shown = Table(title=f"held-out prompts, {evaluation.folder.parent.name}")
-    shown.add_column("model")
-    for title in COLUMNS:
-        shown.add_column(title, justify="right")
-    for name, found in evaluation.manifest["metrics"]["results"].items():
-        flat = estimates(found)
-        cells = [flat.get(key) for key in COLUMNS.values()]
-        shown.add_row(name, *(f"{e.mean:.3f}±{(e.high - e.low) / 2:.3f}" if e else "–" for e in cells))
+    found = {name: estimates(tree) for name, tree in evaluation.manifest["metrics"]["results"].items()}
+    shown = Table(title=f"{evaluation.folder.parent.name}: held-out prompts, greedy unless said")
+    shown.add_column("")
+    for name in found:
+        shown.add_column(name, justify="right")
+    for title, key in ROWS.items():
+        cells = [flat.get(key) for flat in found.values()]
+        shown.add_row(title, *(f"{e.mean:.3f} ±{(e.high - e.low) / 2:.3f}" if e else "–" for e in cells))
     return shown
 
 

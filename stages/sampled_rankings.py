@@ -1,4 +1,4 @@
-"""Rankings of the embedded world: the policy's samples and corrupted variants, judged by the truth, with label noise."""
+"""Rankings of the embedded world: own samples and corrupted variants, judged by the truth, with label noise."""
 
 from __future__ import annotations
 

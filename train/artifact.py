@@ -63,18 +63,22 @@ def is_artifact_folder(path: Path) -> bool:
 
 
 def read_artifact(folder: Path, *, verify: bool = True) -> Artifact:
-    """The artefact in a folder. Raises ArtifactError where it is unsealed, its manifest is broken, or a file changed."""
+    """The artefact in a folder. ArtifactError where it is unsealed, its manifest broken, or a file changed."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder}: not sealed (no {MANIFEST}); its stage did not finish, start it again")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         artifact = Artifact(folder, manifest)
-        files, _ = manifest["files"], (manifest["stage"], manifest["kind"], artifact.content)
+        files, _ = dict(manifest["files"]), (manifest["stage"], manifest["kind"], artifact.content)
+        if not all(isinstance(value, str) for value in files.values()):
+            raise TypeError("files without digests")
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: broken manifest ({error}); make the artefact again") from error
-    for name, expected in files.items() if verify else ():
-        _verify(folder / "model", name, expected)
+    if verify:
+        for name, expected in files.items():
+            _verify(folder, name, expected)
+        _refuse_unlisted(folder / "model", files)
     return artifact
 
 
@@ -92,10 +96,17 @@ def model_folder(path: str, kind: str) -> str:
     return artifact.model_folder
 
 
-def _verify(root: Path, name: str, expected: str) -> None:
-    file = root / name
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise ArtifactError(f"{root.parent / MANIFEST}: names {name}, which is outside the artefact")
+def _refuse_unlisted(root: Path, files: dict[str, str]) -> None:
+    """Loaders read whatever lies in a model folder, links too, so all of it must have been sealed."""
+    for file in root.rglob("*"):
+        if (file.is_symlink() or not file.is_dir()) and str(file.relative_to(root)) not in files:
+            raise ArtifactError(f"{file}: not in the manifest, so it came after sealing; remove it")
+
+
+def _verify(folder: Path, name: str, expected: str) -> None:
+    file = folder / "model" / name
+    if not file.resolve().is_relative_to(folder.resolve() / "model"):
+        raise ArtifactError(f"{folder / MANIFEST}: names {name}, which is outside the artefact")
     if not file.is_file():
         raise ArtifactError(f"{file}: missing, the manifest has digest {expected[:12]}")
     if (found := file_digest(file)) != expected:

@@ -16,7 +16,8 @@ COMPLETE = "complete.json"
 
 def complete(checkpoint: Path, state: dict[str, Any]) -> None:
     """Declare a checkpoint whole. `state` is what the stage itself must remember (controllers, counters)."""
-    write_json(checkpoint / COMPLETE, {"state": state, "files": folder_digests(checkpoint)})
+    files = {name: value for name, value in folder_digests(checkpoint).items() if name != COMPLETE}
+    write_json(checkpoint / COMPLETE, {"state": state, "files": files})
 
 
 def stage_state(checkpoint: Path) -> dict[str, Any]:
@@ -30,9 +31,8 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest complete checkpoint below the folder, in numeric order, and why newer ones were passed over."""
-    found = [p for p in folder.glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
     passed_over: list[str] = []
-    for checkpoint in sorted(found, key=checkpoint_step, reverse=True):
+    for checkpoint in sorted(_all(folder), key=checkpoint_step, reverse=True):
         fault = damage(checkpoint)
         if fault is None:
             return checkpoint, passed_over
@@ -51,9 +51,13 @@ def named(path: Path) -> Path:
 
 def remove_incomplete(folder: Path) -> None:
     """Clear away what an interrupted save left."""
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in _all(folder):
         if damage(checkpoint) is not None:
             shutil.rmtree(checkpoint)
+
+
+def _all(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal() and p.is_dir()]
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -62,8 +66,10 @@ def damage(checkpoint: Path) -> str | None:
     if not record.is_file():
         return "incomplete, its save was interrupted"
     try:
-        expected = json.loads(record.read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError) as error:
+        expected = dict(json.loads(record.read_text(encoding="utf-8"))["files"])
+        if not expected:
+            raise ValueError("it lists no files")
+    except (ValueError, KeyError, TypeError) as error:
         return f"{COMPLETE} cannot be read ({error})"
     found = folder_digests(checkpoint)
     for name, value in expected.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
+import inspect
 import re
 import sys
 import traceback
@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models.errors import ConfigError, HHHError, ResourceError
+from train.help import help_text, options
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -27,25 +27,28 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
 
     parts: schemas of the stages that this one is composed of.
     """
-    _environment()
     for name, node in {stage: schema, **(parts or {})}.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=node)
 
+    failures: list[BaseException] = []
+
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)
     def main(raw: DictConfig) -> None:
-        run(checked(raw))
+        try:
+            run(checked(raw))
+        except BaseException as error:  # Hydra would print a line of its own
+            failures.append(error)
 
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text(stage, schema, inspect.getdoc(inspect.getmodule(run)) or ""))
+        return
     debug = any(argument.replace(" ", "") == "debug=true" for argument in sys.argv[1:])
     sys.argv[1:] = [*QUIET, *sys.argv[1:]]
-    code = 0
     try:
         main()
-    except KeyboardInterrupt:
-        code = _end("interrupted", 130)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        code = _report(error)
+        failures.append(error)
+    code = _report(failures[0], [name for name, _, _ in options(schema)], debug) if failures else 0
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
@@ -59,26 +62,24 @@ def checked(raw: DictConfig) -> Any:
     return OmegaConf.to_object(raw)
 
 
-def _environment() -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's own printer
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing reports home
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def _report(error: Exception) -> int:
+def _report(error: BaseException, known: list[str], debug: bool) -> int:
+    """Print what went wrong in one line, and say with which code the process ends."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        return _end("interrupted", 130)
+    if isinstance(error, SystemExit):
+        return int(error.code or 0)
     for cause in _chain(error):
         if isinstance(cause, HHHError):
             return _end(str(cause), cause.code)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _end(_config_line(error), ConfigError.code)
+        return _end(_config_line(error, known), ConfigError.code)
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return _end("out of memory; lower trainer.batch_size, or raise trainer.accumulation", ResourceError.code)
     if isinstance(error, OSError) and error.errno == 28:
         return _end(f"{error.filename}: the disk is full; the last checkpoint is intact", ResourceError.code)
-    traceback.print_exc()
+    traceback.print_exception(error)
     return _end(f"{type(error).__name__}: {error} (a fault of ours, please report it)", 1)
 
 
@@ -95,7 +96,7 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def _config_line(error: Exception) -> str:
+def _config_line(error: BaseException, known: list[str]) -> str:
     """What a person needs of Hydra's message: the option, and the nearest one there is."""
     messages = [str(cause) for cause in _chain(error)]
     if isinstance(error, MissingMandatoryValue):
@@ -103,7 +104,7 @@ def _config_line(error: Exception) -> str:
     for text in messages:
         if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", text):
             full = re.search(r"full_key: (\S+)", "\n".join(messages))
-            return _nearest(full.group(1) if full else unknown.group(1), _known_keys("\n".join(messages)))
+            return _nearest(full.group(1) if full else unknown.group(1), known)
         if group := re.search(r"Could not find '([^']+)'\s+Available options in '[^']*':\s+(.*)", text, re.DOTALL):
             return _nearest(group.group(1), group.group(2).split())
     wrong = next((t for t in messages if "could not be converted" in t or "Cannot convert" in t), None)
@@ -111,13 +112,6 @@ def _config_line(error: Exception) -> str:
         option = re.search(r"full_key: (\S+)", wrong)
         return f"{option.group(1) if option else 'an option'}: {wrong.splitlines()[0]}"
     return messages[0].splitlines()[0]
-
-
-def _known_keys(_: str) -> list[str]:
-    return sorted(_SCHEMA_KEYS)
-
-
-_SCHEMA_KEYS: set[str] = set()
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -26,8 +26,8 @@ class FolderLock:
             owner = self._owner()
             if owner is not None and _alive(owner):
                 raise ConfigError(
-                    f"{self.path.parent}: in use by process {owner['pid']} on {owner['host']} since {owner['since']}; "
-                    "wait for it, or choose another name="
+                    f"{self.path.parent}: in use by process {owner.get('pid')} on {owner.get('host')} since "
+                    f"{owner.get('since')}; wait for it, choose another name=, or remove {self.path} if it is gone"
                 ) from None
             self.path.unlink(missing_ok=True)
             self._create()
@@ -44,21 +44,26 @@ class FolderLock:
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "started": _start_ticks(os.getpid()),
         }
-        with self.path.open("x", encoding="utf-8") as file:
-            json.dump(owner, file)
+        aside = self.path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}")
+        aside.write_text(json.dumps(owner), encoding="utf-8")
+        try:
+            os.link(aside, self.path)  # appears whole, and only where there is none
+        finally:
+            aside.unlink()
 
     def _owner(self) -> dict[str, object] | None:
         try:
-            return json.loads(self.path.read_text(encoding="utf-8"))
+            owner = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return owner if isinstance(owner, dict) and isinstance(owner.get("pid"), int) else None
 
 
 def _alive(owner: dict[str, object]) -> bool:
     """Whether the owner still runs. A lock of another host is believed; a recycled process id is not."""
     if owner.get("host") != socket.gethostname():
         return True
-    pid = int(str(owner.get("pid", 0)))
+    pid = int(str(owner["pid"]))
     if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
         return False
     return _start_ticks(pid) == owner.get("started")

@@ -1,0 +1,159 @@
+"""Stages from outside: `python -m stages.X …` as a person types it, each in a process of its own.
+
+Starting Python and importing everything takes seconds, so one process imports once and forks a child for each command.
+The child has its own arguments, environment, working directory, streams and exit code, and can be killed. `fresh=True`
+starts an interpreter instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+# What a stage imports once it has a model; here once for all.
+AHEAD = ("stages.pipeline", "stages.chat", *(f"transformers.models.{m}.modeling_{m}" for m in ("llama", "gpt2", "qwen2")))
+ENVIRONMENT = {
+    "HHH_TESTS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left. `code` is negative where a signal ended it."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a person gets, after checking that it is one and that no traceback stands beside it."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        assert "Traceback" not in self.stderr, self.stderr
+        return lines[0].removeprefix("error: ")
+
+
+def stage(
+    name: str,
+    *options: str,
+    cwd: Path,
+    stdin: str = "",
+    fault: str | None = None,
+    environment: dict[str, str] | None = None,
+    fresh: bool = False,
+    limit: float = 300.0,
+) -> Ended:
+    """Run `python -m stages.<name> <options>` in `cwd`; without a tracker unless an option says otherwise.
+
+    fault: the place at which the process kills itself, as train.faults names it. limit: seconds, an error beyond.
+    """
+    tracked = any(option.startswith("tracking") for option in options) or name in ("chat", "report")
+    arguments = [*options, *([] if tracked else ["tracking=none"])]
+    planted = {"HHH_FAULT": fault} if fault else {}
+    env = {**os.environ, **ENVIRONMENT, **planted, **(environment or {})}
+    with tempfile.TemporaryDirectory() as folder:
+        streams = {stream: str(Path(folder) / stream) for stream in ("stdin", "stdout", "stderr")}
+        Path(streams["stdin"]).write_text(stdin, encoding="utf-8")
+        job = {"module": f"stages.{name}", "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
+        code = _started(job, streams) if fresh else _forked(job, streams)
+        read = {s: Path(streams[s]).read_text(encoding="utf-8") for s in ("stdout", "stderr")}
+    assert code is not None, f"still running after {limit} s: {arguments}\n{read['stderr']}"
+    return Ended(code, **read)
+
+
+def _started(job: dict[str, Any], streams: dict[str, str]) -> int | None:
+    with contextlib.ExitStack() as files:
+        opened = {s: files.enter_context(open(streams[s], "r" if s == "stdin" else "w")) for s in streams}
+        command = [sys.executable, "-m", job["module"], *job["arguments"]]
+        try:
+            return subprocess.run(
+                command, cwd=job["cwd"], env=job["env"], timeout=job["limit"], check=False, **opened
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def _forked(job: dict[str, Any], streams: dict[str, str]) -> int | None:
+    server = _server()
+    assert server.stdin and server.stdout
+    server.stdin.write(json.dumps({**job, "streams": streams}) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """The process that forks; it ends with its input."""
+    return subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+        cwd=tempfile.gettempdir(),
+    )
+
+
+def _serve() -> None:
+    """Fork a child for every line of the input, and answer with its exit code; null where it ran out of time."""
+    before = dict(os.environ)
+    for name in AHEAD:
+        importlib.import_module(name)
+    imported = {name: value for name, value in os.environ.items() if name not in before}
+    while line := sys.stdin.readline():
+        job = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _become({**job, "env": job["env"] | imported})
+            return  # the interpreter shuts down as that of any stage
+        print(json.dumps(_waited(pid, job["limit"])), flush=True)
+
+
+def _waited(pid: int, limit: float) -> int | None:
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _become(job: dict[str, Any]) -> None:
+    """Turn this child into `python -m <module> <arguments>`."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(job["env"])
+    os.chdir(job["cwd"])
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        file = os.open(job["streams"][name], os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.argv = [job["module"], *job["arguments"]]
+    sys.modules.pop(job["module"], None)
+    runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _serve()
