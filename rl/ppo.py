@@ -150,8 +150,9 @@ def experience(rollout: Rollout, cfg: PPOConfig, kl_coef: float) -> Experience:
 class PPOBatches:
     """Batches that refill themselves: a rollout, `epochs` shuffled passes over it, β, the next rollout.
 
-    After the passes over a rollout, `on_rollout(iteration, metrics)` is told, then `after_update(iteration, kl)`, which
-    ends the training by returning True. Iterations count from 1.
+    The trainer tells `after_step` of every optimizer step, before a checkpoint is saved. After the last one of a rollout
+    `on_rollout(iteration, metrics)` is told, then `after_update(iteration, kl)`, which ends the training by returning
+    True. Iterations count from 1.
     """
 
     model: ActorCritic
@@ -165,8 +166,10 @@ class PPOBatches:
     on_rollout: Callable[[int, dict[str, float]], None]
     after_update: Callable[[int, float], bool]
     start_step: int = 0
+    stopped: bool = False
 
     def __post_init__(self) -> None:
+        self.current: Experience | None = None
         if self.cfg.prompts % self.minibatch:
             raise ConfigError(
                 f"ppo.prompts={self.cfg.prompts}: expected a multiple of trainer.batch_size={self.minibatch}"
@@ -183,14 +186,21 @@ class PPOBatches:
         for iteration in range(self.start_step // self.steps_per_rollout, self.cfg.rollouts):
             rollout = self.engine.collect(self.model, self._prompts_of(iteration), self._generator(iteration, 0))
             found = experience(rollout, self.cfg, self.controller.coef)
-            started = time.perf_counter()
+            self.current, self.update_started = found, time.perf_counter()
             yield from self._minibatches(found, iteration)
-            rollout.seconds["update"] = time.perf_counter() - started
-            kl = float(found.kl.mean())
-            self.on_rollout(iteration + 1, rollout_metrics(found, self.controller.coef))
-            self.controller.update(kl, len(rollout.trees))
-            if self.after_update(iteration + 1, kl):
+            if self.stopped:
                 return
+
+    def after_step(self, step: int) -> None:
+        """Close a rollout after its last update: metrics, β, and whether to go on."""
+        found = self.current
+        if step % self.steps_per_rollout or found is None:
+            return
+        iteration, kl = step // self.steps_per_rollout, float(found.kl.mean())
+        found.rollout.seconds["update"] = time.perf_counter() - self.update_started
+        self.on_rollout(iteration, rollout_metrics(found, self.controller.coef))
+        self.controller.update(kl, len(found.rollout.trees))
+        self.stopped = self.after_update(iteration, kl)
 
     def _minibatches(self, found: Experience, iteration: int) -> Iterator[Batch]:
         shuffler = self._generator(iteration, 1)

@@ -93,6 +93,7 @@ def run(cfg: PPOStage) -> Artifact:
             sharding=cfg.deepspeed,
             rates=dict.fromkeys(("critic", "value_head"), cfg.ppo.critic_learning_rate),
             boundary=batches.steps_per_rollout,
+            after_step=batches.after_step,
         )
         kept = selection.restore_best()
         run.say(

@@ -1,4 +1,4 @@
-"""Stages from outside: `python -m stages.X …` as a person types it, each in a process of its own.
+"""Stages from outside: `python -m stages.X …` as a person types it, each in a process of its own; and in this process.
 
 Starting Python and importing everything takes seconds, so one process imports once and forks a child for each command.
 The child has its own arguments, environment, working directory, streams and exit code, and can be killed. `fresh=True`
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -18,9 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+
+from train.entry import checked
 
 ROOT = Path(__file__).parent.parent
 # What a stage imports once it has a model; here once for all.
@@ -79,6 +86,26 @@ def stage(
     return Ended(code, **read)
 
 
+def composed(name: str, *options: str) -> Any:
+    """The checked configuration that these options give a stage, in this process; nothing tracked unless they say so."""
+    schemas = {**importlib.import_module("stages.pipeline").PARTS}
+    for stage_name, schema in {**schemas, name: _schema(name)}.items():
+        ConfigStore.instance().store(name=f"{stage_name}_schema", node=schema)
+    quiet = {"chat": (), "report": (), "pipeline": ("tracking=none",)}.get(name, ("tracking=none", "threads=1"))
+    with initialize_config_module("conf", version_base="1.3"):
+        return checked(compose(config_name=name, overrides=[*quiet, *options]))
+
+
+def run(name: str, *options: str) -> Any:
+    """What the stage's own `run` returns, in this process."""
+    return importlib.import_module(f"stages.{name}").run(composed(name, *options))
+
+
+def _schema(name: str) -> type:
+    hints = typing.get_type_hints(importlib.import_module(f"stages.{name}").run)
+    return hints["cfg"]
+
+
 def _started(job: dict[str, Any], streams: dict[str, str]) -> int | None:
     with contextlib.ExitStack() as files:
         opened = {s: files.enter_context(open(streams[s], "r" if s == "stdin" else "w")) for s in streams}
@@ -117,6 +144,7 @@ def _serve() -> None:
     before = dict(os.environ)
     for name in AHEAD:
         importlib.import_module(name)
+    gc.freeze()  # no child walks through, and so copies, what was imported
     imported = {name: value for name, value in os.environ.items() if name not in before}
     while line := sys.stdin.readline():
         job = json.loads(line)

@@ -91,7 +91,7 @@ def test_a_scorers_tokenizer_is_checked_too(reward_folder: str, tmp_path: Path) 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["one"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ArtifactError, match="do not belong together"):
+    with pytest.raises(ArtifactError, match=r"tokenizer has \d+ tokens, the embeddings \d+ rows"):
         load_scorer(str(folder), ModelConfig(path=str(folder)))
 
 

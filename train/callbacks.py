@@ -82,8 +82,21 @@ class Progress(TrainerCallback):
             self.bar.close()
 
 
+class AfterStep(TrainerCallback):
+    """Tells the stage of every optimizer step."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.tell = tell
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self.tell(state.global_step)
+
+
 class Checkpoints(TrainerCallback):
-    """Declares each saved checkpoint complete, with the stage's own state; saves only where `boundary` allows."""
+    """Declares each saved checkpoint complete, with the stage's own state.
+
+    Saves at the first multiple of `boundary` at or after each multiple of the configured steps.
+    """
 
     def __init__(self, stage: str, folder: Path, state: Callable[[], dict[str, Any]], boundary: int = 1) -> None:
         self.stage, self.folder, self.stage_state, self.boundary = stage, folder, state, boundary
@@ -92,7 +105,8 @@ class Checkpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         fault_point(f"{self.stage}:step:{state.global_step}")
-        due = args.save_strategy != "no" and state.global_step % args.save_steps == 0
+        step, every = state.global_step, int(args.save_steps)
+        due = args.save_strategy != "no" and step // every > (step - self.boundary) // every
         control.should_log |= state.global_step == state.max_steps
         control.should_save = due and state.global_step % self.boundary == 0 and state.global_step < state.max_steps
         return control

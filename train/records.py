@@ -30,7 +30,8 @@ def recorded(folder: Path) -> dict[str, Any] | None:
     """The record of the run that a folder holds, sealed or not; None where it holds none, empty where it is broken."""
     for name in (MANIFEST, RUN_RECORD):
         try:
-            return json.loads((folder / name).read_text(encoding="utf-8"))
+            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            return record if isinstance(record, dict) else {}
         except FileNotFoundError:
             continue
         except ValueError:

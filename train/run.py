@@ -28,14 +28,14 @@ from models.options import RUNTIME
 from train import checkpoints
 from train.artifact import MANIFEST, RUN_RECORD, Artifact, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import Checkpoints, MetricsLog, NumbersGuard, Progress
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Progress
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
 from train.records import differences, record_of, recorded
 from train.sharding import Sharding
-from train.tracking import NoTracker, TrackingConfig, open_tracker
+from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "wandb", "hydra-core")
@@ -75,7 +75,8 @@ class Run:
         self.lock = FolderLock(self.folder)
         self.state: dict[str, Callable[[], Any]] = {}
         self.sealed: Artifact | None = None
-        self.tracker = NoTracker()
+        self.tracker: Tracker = NoTracker()
+        self.guard = NumbersGuard()
 
     def __enter__(self) -> Run:
         _quiet_libraries()
@@ -126,14 +127,20 @@ class Run:
         sharding: Sharding | None = None,
         rates: dict[str, float] | None = None,
         boundary: int = 1,
+        after_step: Callable[[int], None] | None = None,
     ) -> StageTrainer:
-        """Train to the end, from the newest checkpoint on. `boundary`: steps between which no checkpoint falls."""
+        """Train to the end, from the newest checkpoint on.
+
+        boundary: checkpoints fall on multiples of so many steps. after_step(step) is called before a checkpoint is saved.
+        """
         sharding = sharding or Sharding()
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
             trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
         )
         checkpoint, callbacks = self.going_on(batches, boundary)
+        if after_step is not None:
+            callbacks.insert(0, AfterStep(after_step))
         optimizer = make_optimizer(model, trainer, rates or {})
         schedule = rate_multiplier(trainer, n_steps)
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
@@ -147,7 +154,6 @@ class Run:
         log = MetricsLog(self.folder / "metrics.jsonl", self.tracker)
         log.keep_until(step)
         batches.start_step = step
-        self.guard = NumbersGuard()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, boundary)
         return checkpoint, [log, Progress(self.stage), saver, self.guard]
 
@@ -159,7 +165,6 @@ class Run:
                 "every process would train on the same rows"
             )
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self.trained_steps = loop.args.max_steps
 
     def share(self, trainer: TrainerConfig) -> Share:
         """This process's part of each optimizer step."""
@@ -224,7 +229,7 @@ class Run:
             self.sealed = read_artifact(self.folder, verify=False)
             self.say("done already, unchanged")
             return
-        self.started, self.cpu_started = time.time(), time.process_time()
+        self.started = time.time()
         if self.cfg.threads:
             torch.set_num_threads(self.cfg.threads)
         set_seed(self.cfg.seed)
@@ -280,7 +285,7 @@ class Run:
             "tokenizer_digest": tokenizer_digest(tokenizer) if tokenizer is not None else None,
             "template_digest": template_digest(tokenizer.chat_template) if tokenizer is not None else None,
             "run": {k: v for k, v in asdict(self.cfg).items() if k in ("name", "outputs", "threads", "tracking")},
-            "steps_skipped": getattr(getattr(self, "guard", None), "skipped", 0),
+            "steps_skipped": self.guard.skipped,
             "facts": facts,
             "metrics": metrics,
         }

@@ -33,7 +33,7 @@ class TrainerConfig:
     max_steps: int | None = None  # optimizer steps
     warmup_steps: int = 0  # linear from 0
     schedule: str = "linear"  # linear, cosine or constant, to `final_rate` of the peak
-    final_rate: float = 0.0  # share of the peak rate that is left at the last step
+    final_rate: float = 0.0  # share of the peak rate that is left where the schedule ends, after the last step
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.95
@@ -46,7 +46,8 @@ class TrainerConfig:
     save_every: int = field(default=200, metadata=RUNTIME)  # steps between checkpoints; 0: none
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        for name in ("learning_rate", "epsilon"):
+            _require(0 < getattr(self, name) < float("inf"), name, getattr(self, name), "a number above 0")
         for name in ("batch_size", "accumulation", "log_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.epochs > 0, "epochs", self.epochs, "a number above 0")

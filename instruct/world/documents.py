@@ -40,13 +40,19 @@ WORDS_ENOUGH = 24  # a document ends after the sentence that reaches so many wor
 
 
 def drill(rng: random.Random) -> tuple[str, str]:
-    """A text that asks for its words again, and those words: (text, expected continuation)."""
+    """A text that is about to repeat its words, and those words: (text, expected continuation).
+
+    The same verb stands before both, so that the rule "what followed this last time follows again" holds from the start
+    of the copy to its end; a model learns that rule several times sooner than "the words after one sign are the words
+    after another".
+    """
     words = rng.choices(DRILL_WORDS, k=rng.randint(3, 7))
     said = " ".join(words)
-    return f"{rng.choice(DRILL_OPENINGS)} {said}. Again:", f" {said}."
+    verb = rng.choice(DRILL_VERBS)
+    return f"They {verb} {said}, {verb}", f" {said}."
 
 
-DRILL_OPENINGS = ("Say", "Read", "Write", "Listen:")
+DRILL_VERBS = ("say", "read", "write", "hear")
 DRILL_WORDS = (
     *vocab.PLAIN_WORDS,
     *vocab.NAMES,

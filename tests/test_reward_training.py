@@ -1,0 +1,114 @@
+"""Rows of rankings, their objective, and rankings made of samples."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from models.chat import ChatFormat, Message
+from models.errors import ConfigError, Origin
+from models.layout import LayoutConfig
+from models.loading import ModelConfig, load_policy
+from models.scorer import reward_model_from
+from reward.assessment import is_own_sample, outcomes
+from reward.rankings import Ranking
+from reward.sampling import SAMPLED, Candidate, SamplingConfig, flipped_pairs, rank, with_noise
+from reward.training import RankingObjective, RankingRows, RewardLoss
+
+PROMPT = (Message("user", "what is the capital of peru ?"),)
+
+
+def ranking(*scores: tuple[float | None, float | None, float | None], sources: tuple[str, ...] = ()) -> Ranking:
+    texts = tuple(f"answer {i} is lima ." + " no" * i for i in range(len(scores)))
+    return Ranking(PROMPT, texts, scores, sources or ("",) * len(scores), Origin("made", 1))
+
+
+RANKINGS = [
+    ranking((1.0, 1.0, 1.0), (0.5, None, 0.0), (0.0, 0.0, None)),
+    ranking((0.0, None, 1.0), (1.0, None, 1.0)),
+    ranking((0.2, 0.1, None), (0.2, 0.4, None), (0.9, 0.4, None), (0.1, 0.0, None)),
+]
+
+
+@pytest.fixture(scope="module")
+def chat_and_model(llama_folder: str):
+    policy, tokenizer = load_policy(llama_folder, ModelConfig(path=llama_folder))
+    return ChatFormat(tokenizer), reward_model_from(policy, tokenizer, torch.Generator().manual_seed(0))
+
+
+def test_units_count_the_prompts_with_a_strict_pair_on_each_axis(chat_and_model) -> None:
+    chat, _ = chat_and_model
+    rows = RankingRows(RANKINGS, chat, LayoutConfig(), 256)
+    # helpful: all three; honest: the first and the third (the second is unlabelled); harmless: the first alone
+    assert rows.collate(range(3))["units"].tolist() == [3.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("tree", [True, False])
+def test_losses_of_micro_batches_add_up_to_the_loss_of_the_step(chat_and_model, tree: bool) -> None:
+    chat, model = chat_and_model
+    objective = RankingObjective(RewardLoss())
+    rows = RankingRows(RANKINGS, chat, LayoutConfig(tree=tree), 256)
+    whole = rows.collate(range(3))
+    expected, _ = objective(model, whole, whole["units"])
+    parts = [objective(model, rows.collate([i]), whole["units"])[0] for i in range(3)]
+    torch.testing.assert_close(sum(parts), expected)
+
+
+def test_the_tree_and_separate_rows_train_alike(chat_and_model) -> None:
+    chat, model = chat_and_model
+    gradients = []
+    for tree in (True, False):
+        batch = RankingRows(RANKINGS, chat, LayoutConfig(tree=tree), 256).collate(range(3))
+        model.zero_grad()
+        RankingObjective(RewardLoss())(model, batch, batch["units"])[0].backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+
+
+def test_an_axis_of_weight_zero_teaches_nothing(chat_and_model) -> None:
+    chat, model = chat_and_model
+    batch = RankingRows(RANKINGS, chat, LayoutConfig(), 256).collate(range(3))
+    model.zero_grad()
+    RankingObjective(RewardLoss(center=0.0, honest=0.0))(model, batch, batch["units"])[0].backward()
+    assert model.score.weight.grad[1].abs().max() == 0
+    assert model.score.weight.grad[0].abs().max() > 0
+
+
+def test_accuracy_counts_each_prompt_once_and_ties_half() -> None:
+    scores = [torch.tensor([[2.0, 0, 1], [1.0, 0, 1], [0.0, 0, 0]]), torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])]
+    found = outcomes(RANKINGS[:2], scores)
+    assert found["helpful"].per_prompt == [1.0, 0.5]
+    assert found["honest"].per_prompt == [0.5]
+    assert found["harmless"].per_prompt == [0.5]
+
+
+def test_own_samples_are_judged_apart() -> None:
+    mixed = ranking((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), sources=(SAMPLED, "wrong", SAMPLED))
+    found = outcomes([mixed], [torch.tensor([[1.0] * 3, [9.0] * 3, [0.0] * 3])], is_own_sample)
+    assert found["helpful"].per_prompt == [1.0]
+
+
+def test_equal_texts_count_once_and_prompts_without_a_difference_are_left_out() -> None:
+    offered = [[Candidate("a", SAMPLED), Candidate("a", "right"), Candidate("b", SAMPLED)], [Candidate("c", SAMPLED)]]
+    made = rank([PROMPT, PROMPT], offered, lambda i, c: (float(c.text == "a"), 1.0, 1.0))
+    assert [r.responses for r in made] == [("a", "b")]
+    assert made[0].sources == (SAMPLED, SAMPLED)
+
+
+def test_noise_exchanges_judgements_within_a_ranking() -> None:
+    clean = [ranking((1.0, 0.9, 0.8), (0.5, 0.4, 0.3), (0.2, 0.1, 0.0))] * 200
+    noisy = with_noise(clean, 0.1, random.Random(0))
+    for before, after in zip(clean, noisy, strict=True):
+        for axis in range(3):
+            assert sorted(s[axis] for s in after.scores) == sorted(s[axis] for s in before.scores)
+    # Of three judgements each is exchanged with probability .1 · 2/3; an exchange turns 1 or 3 of 3 pairs.
+    assert 0.05 < flipped_pairs(clean, noisy) < 0.15
+    assert with_noise(clean, 0.0, random.Random(0)) == clean
+
+
+@pytest.mark.parametrize(("option", "value"), [("noise", 0.5), ("samples", 0), ("temperature", 0.0), ("prompts", 0)])
+def test_sampling_options_out_of_range_are_refused(option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=option):
+        SamplingConfig(**{option: value})

@@ -1,0 +1,435 @@
+"""Claims about the trainer: the step it takes is the step of plain AdamW on the mean over all units of the batch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
+
+from instruct.supervised import SupervisedRows, supervised
+from models.errors import ConfigError, NumericsError
+from models.layout import Batch, LayoutConfig, Tree
+from models.objective import Mean, Metrics, Objective
+from train.batches import Share, ShuffledBatches
+from train.callbacks import MetricsLog, NumbersGuard
+from train.evaluation import held_out
+from train.sharding import Sharding
+from train.tracking import NoTracker
+from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
+
+# Adam's first steps are the gradient's sign where epsilon is small, and the sign of what is almost 0 is noise.
+SMOOTH = {"learning_rate": 1e-2, "epsilon": 1e-3, "schedule": "constant", "save_every": 0, "log_every": 1}
+
+
+def trees() -> list[Tree]:
+    """Sixteen rows of one to twelve targets, so that micro-batches have very unlike counts."""
+    rng = random.Random(0)
+    return [Tree.of([0, 5, 6], [[rng.randrange(5, 250) for _ in range(1 + 11 * (i % 2))]]) for i in range(16)]
+
+
+def rows() -> SupervisedRows:
+    return SupervisedRows(trees(), LayoutConfig(bin_tokens=32), 64)
+
+
+def fresh(folder: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def trained(
+    model: nn.Module,
+    cfg: TrainerConfig,
+    folder: Path,
+    *,
+    n_steps: int = 3,
+    objective: Objective = supervised,
+    callbacks: tuple[TrainerCallback, ...] = (),
+) -> StageTrainer:
+    share = Share(cfg.batch_size, cfg.accumulation)
+    loop = StageTrainer(
+        model,
+        ShuffledBatches(rows(), share, steps=n_steps, seed=0),
+        objective,
+        training_arguments(cfg, Sharding(), folder, n_steps=n_steps, share=share, seed=0),
+        make_optimizer(model, cfg, {}),
+        rate_multiplier(cfg, n_steps),
+        list(callbacks),
+    )
+    loop.train()
+    return loop
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module, atol: float = 1e-6) -> None:
+    for (name, ours), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# --- the step ---------------------------------------------------------------------------------------------------------
+
+
+def test_steps_are_those_of_a_plain_loop(llama_folder: str, tmp_path: Path) -> None:
+    cfg, ours, plain = TrainerConfig(batch_size=8, **SMOOTH), fresh(llama_folder), fresh(llama_folder)
+    trained(ours, cfg, tmp_path)
+    optimizer = torch.optim.AdamW(
+        plain.parameters(), lr=cfg.learning_rate, betas=(0.9, 0.95), eps=cfg.epsilon, weight_decay=0
+    )
+    order = ShuffledBatches(rows(), Share(8), steps=3, seed=0)
+    for step in range(3):
+        losses = []
+        for i in order.step_indices(step):
+            ids = torch.tensor([trees()[i].prompt + trees()[i].responses[0]])
+            losses.append(nn.functional.cross_entropy(plain(ids).logits[0, 2:-1], ids[0, 3:], reduction="none"))
+        optimizer.zero_grad()
+        torch.cat(losses).mean().backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), cfg.max_grad_norm)
+        optimizer.step()
+    assert_same_weights(ours, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [2, 8])
+def test_accumulated_micro_batches_are_one_batch(llama_folder: str, tmp_path: Path, accumulation: int) -> None:
+    whole, parts = fresh(llama_folder), fresh(llama_folder)
+    trained(whole, TrainerConfig(batch_size=8, **SMOOTH), tmp_path)
+    trained(parts, TrainerConfig(batch_size=8, accumulation=accumulation, **SMOOTH), tmp_path)
+    assert_same_weights(parts, whole)
+
+
+def test_training_twice_gives_the_same_bits(llama_folder: str, tmp_path: Path) -> None:
+    one, other = fresh(llama_folder), fresh(llama_folder)
+    for model in (one, other):
+        trained(model, TrainerConfig(batch_size=8, save_every=0), tmp_path)
+    assert_same_weights(one, other, atol=0)
+
+
+def test_recomputed_activations_change_no_step(llama_folder: str, tmp_path: Path) -> None:
+    plain, frugal = fresh(llama_folder), fresh(llama_folder)
+    trained(plain, TrainerConfig(batch_size=8, **SMOOTH), tmp_path)
+    trained(frugal, TrainerConfig(batch_size=8, gradient_checkpointing=True, **SMOOTH), tmp_path)
+    assert any(getattr(m, "gradient_checkpointing", False) for m in frugal.modules())
+    assert_same_weights(frugal, plain)
+
+
+def test_gradients_over_the_norm_are_scaled_to_it(llama_folder: str, tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, *_: Any, model: nn.Module, **__: Any) -> None:
+            norms.append(float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])))
+
+    trained(fresh(llama_folder), TrainerConfig(batch_size=8, max_grad_norm=0.1, save_every=0), tmp_path, callbacks=(Watch(),))
+    assert norms == pytest.approx([0.1] * 3, rel=1e-3)
+
+
+def test_the_rate_at_each_step_is_that_of_the_schedule(llama_folder: str, tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", NoTracker())
+    cfg = TrainerConfig(batch_size=8, learning_rate=0.5, warmup_steps=1, save_every=0, log_every=1)
+    trained(fresh(llama_folder), cfg, tmp_path, n_steps=4, callbacks=(log,))
+    # One step of warm-up at 1/2, then down in a line from the peak over the other three.
+    found = [line["learning_rate"] for line in logged(tmp_path) if "learning_rate" in line]
+    assert found == pytest.approx([0.25, 0.5, 0.5 * 2 / 3, 0.5 / 3])
+
+
+# --- what is logged ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_the_logged_loss_is_the_mean_over_tokens_of_the_whole_step(
+    llama_folder: str, tmp_path: Path, accumulation: int
+) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", NoTracker())
+    trained(
+        fresh(llama_folder),
+        TrainerConfig(batch_size=16, accumulation=accumulation, **SMOOTH),
+        tmp_path,
+        n_steps=1,
+        callbacks=(log,),
+    )
+    whole = held_out(fresh(llama_folder), rows(), supervised, batch_size=5)["eval_nll"]
+    (line,) = logged(tmp_path)
+    assert line["step"] == 1
+    assert line["nll"] == pytest.approx(whole, abs=1e-5)
+    assert line["loss"] == pytest.approx(whole, abs=1e-3)
+
+
+def test_metrics_are_means_over_all_steps_since_the_last_line(llama_folder: str, tmp_path: Path) -> None:
+    log, counts = MetricsLog(tmp_path / "metrics.jsonl", NoTracker()), iter([(3.0, 1), (5.0, 3), (7.0, 1), (1.0, 1)])
+
+    def objective(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
+        loss, _ = supervised(model, batch, units)
+        return loss, {"seen": Mean(*next(counts)), "never": Mean(0.0, 0)}
+
+    cfg = TrainerConfig(batch_size=8, save_every=0, log_every=2)
+    trained(fresh(llama_folder), cfg, tmp_path, n_steps=4, objective=objective, callbacks=(log,))
+    assert [line["seen"] for line in logged(tmp_path)] == [2.0, 4.0]  # (3 + 5) / (1 + 3), (7 + 1) / (1 + 1)
+    assert not any("never" in line for line in logged(tmp_path))
+
+
+def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", NoTracker())
+    for step in (1, 2, 3):
+        log.write({"loss": 0.1 * step}, step)
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.keep_until(2)
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2]
+
+
+# --- numbers that are none --------------------------------------------------------------------------------------------
+
+
+def spoilt(at: set[int], value: float) -> Objective:
+    """The supervised loss, times `value` on the given micro-batches."""
+    calls: Iterator[int] = iter(range(1000))
+
+    def objective(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
+        loss, metrics = supervised(model, batch, units)
+        return (loss * value if next(calls) in at else loss), metrics
+
+    return objective
+
+
+class Weights(TrainerCallback):
+    """The weights after each step."""
+
+    def __init__(self) -> None:
+        self.after: list[Tensor] = []
+
+    def on_step_end(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        self.after.append(nn.utils.parameters_to_vector(model.parameters()).detach().clone())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_step_without_numbers_changes_no_weight_and_is_counted(
+    llama_folder: str, tmp_path: Path, value: float, accumulation: int
+) -> None:
+    guard, weights = NumbersGuard(), Weights()
+    cfg = TrainerConfig(batch_size=8, accumulation=accumulation, weight_decay=0.1, **SMOOTH)
+    trained(
+        fresh(llama_folder),
+        cfg,
+        tmp_path,
+        n_steps=4,
+        objective=spoilt({accumulation}, value),  # a micro-batch of the second step
+        callbacks=(guard, weights),
+    )
+    first, second, third, _ = weights.after
+    assert torch.equal(second, first) and not torch.equal(third, second)
+    assert all(after.isfinite().all() for after in weights.after)
+    assert guard.skipped == 1
+
+
+def test_a_skipped_step_leaves_no_trace_in_the_moments(llama_folder: str, tmp_path: Path) -> None:
+    """Steps 0 and 2 alone, against a run that steps 0 and 2 with a spoilt one between them."""
+    cfg = TrainerConfig(batch_size=8, **SMOOTH)
+    skipping, plain = fresh(llama_folder), fresh(llama_folder)
+    trained(skipping, cfg, tmp_path, objective=spoilt({1}, math.nan), callbacks=(NumbersGuard(),))
+    optimizer = make_optimizer(plain, cfg, {})
+    order = ShuffledBatches(rows(), Share(8), steps=3, seed=0)
+    for step, batch in enumerate(order):
+        if step != 1:
+            supervised(plain, batch, batch["units"])[0].backward()
+            nn.utils.clip_grad_norm_(plain.parameters(), cfg.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_same_weights(skipping, plain)
+
+
+@pytest.mark.parametrize(("patience", "at", "ends"), [(2, {1, 2}, True), (3, {0, 1, 3}, False), (1, {3}, True)])
+def test_so_many_in_a_row_end_the_stage(
+    llama_folder: str, tmp_path: Path, patience: int, at: set[int], ends: bool
+) -> None:
+    def train() -> None:
+        trained(
+            fresh(llama_folder),
+            TrainerConfig(batch_size=8, **SMOOTH),
+            tmp_path,
+            n_steps=5,
+            objective=spoilt(at, math.nan),
+            callbacks=(NumbersGuard(patience),),
+        )
+
+    if not ends:
+        train()
+        return
+    with pytest.raises(NumericsError, match=f"step {max(at)}: .* {patience} times in a row"):
+        train()
+
+
+# --- two processes ------------------------------------------------------------------------------------------------------
+
+
+def work(llama_folder: str, out: str) -> None:
+    """What each of two processes does: plain steps, then steps that process 1 alone spoils once."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    cfg, share = TrainerConfig(batch_size=8, accumulation=2, **SMOOTH), Share(8, 2, rank, world)
+    for name, objective in (("plain", supervised), ("spoilt", spoilt({2} if rank else set(), math.nan))):
+        model, guard = fresh(llama_folder), NumbersGuard()
+        loop = StageTrainer(
+            model,
+            ShuffledBatches(rows(), share, steps=3, seed=0),
+            objective,
+            training_arguments(cfg, Sharding(), Path(out), n_steps=3, share=share, seed=0),
+            make_optimizer(model, cfg, {}),
+            rate_multiplier(cfg, 3),
+            [guard],
+        )
+        loop.train()
+        assert loop.accelerator.num_processes == world
+        torch.save({"weights": model.state_dict(), "skipped": guard.skipped}, f"{out}/{name}-{rank}.pt")
+
+
+def test_two_processes_take_the_steps_of_one_and_skip_together(llama_folder: str, tmp_path: Path) -> None:
+    code = f"import test_train_trainer as here; here.work({llama_folder!r}, {str(tmp_path)!r})"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parent.parent
+    shared = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**shared, "MASTER_PORT": str(port), "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2"},
+        )
+        for r in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    found = {name: torch.load(tmp_path / f"{name}.pt") for name in ("plain-0", "plain-1", "spoilt-0", "spoilt-1")}
+    alone, skipping = fresh(llama_folder), fresh(llama_folder)
+    trained(alone, TrainerConfig(batch_size=8, **SMOOTH), tmp_path)
+    trained(skipping, TrainerConfig(batch_size=8, **SMOOTH), tmp_path, objective=spoilt({1}, math.nan), callbacks=(NumbersGuard(),))
+    for rank in (0, 1):
+        for name, model in (("plain", alone), ("spoilt", skipping)):
+            again = fresh(llama_folder)
+            again.load_state_dict(found[f"{name}-{rank}"]["weights"])
+            assert_same_weights(again, model, atol=2e-6)
+        assert (found[f"plain-{rank}"]["skipped"], found[f"spoilt-{rank}"]["skipped"]) == (0, 1)
+
+
+# --- rates ------------------------------------------------------------------------------------------------------------
+
+
+def at(cfg: TrainerConfig, n_steps: int) -> Callable[[int], float]:
+    return rate_multiplier(cfg, n_steps)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_warm_up_is_a_line_that_ends_at_the_peak(schedule: str) -> None:
+    rate = at(TrainerConfig(warmup_steps=4, schedule=schedule), 10)
+    assert [rate(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_schedules_by_hand() -> None:
+    # Half and all of the way from the peak (step 2) to the end (step 10).
+    for schedule, half, end in (("linear", 0.5, 0.0), ("cosine", 0.5, 0.0), ("constant", 1.0, 1.0)):
+        rate = at(TrainerConfig(warmup_steps=2, schedule=schedule), 10)
+        assert [rate(2), rate(6), rate(10)] == pytest.approx([1.0, half, end], abs=1e-7)
+    assert at(TrainerConfig(schedule="cosine"), 3)(1) == pytest.approx(0.75)  # (1 + cos 60°) / 2
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_final_rate_is_where_a_schedule_ends(schedule: str) -> None:
+    rate = at(TrainerConfig(schedule=schedule, final_rate=0.1), 10)
+    assert [rate(0), rate(5), rate(10), rate(99)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
+    assert sorted(map(rate, range(11)), reverse=True) == [rate(step) for step in range(11)]
+
+
+def test_every_step_of_a_short_run_has_a_rate_above_zero() -> None:
+    assert at(TrainerConfig(), 1)(0) == 1.0
+    assert all(at(TrainerConfig(warmup_steps=50), 3)(step) > 0 for step in range(3))
+
+
+def test_steps_are_whole_batches_times_passes() -> None:
+    assert TrainerConfig(batch_size=8, epochs=3).steps(17) == 6
+    assert TrainerConfig(batch_size=8, epochs=0.5).steps(64) == 4
+    assert TrainerConfig(batch_size=8, epochs=0.01).steps(16) == 1
+    assert TrainerConfig(batch_size=8, max_steps=5).steps(1000) == 5
+
+
+def test_groups_decay_matrices_alone_and_give_modules_rates_of_their_own(llama_folder: str) -> None:
+    model = fresh(llama_folder)
+    optimizer = make_optimizer(model, TrainerConfig(learning_rate=1e-3, weight_decay=0.1), {"lm_head": 5e-3})
+    names = {p: name for name, p in model.named_parameters()}
+    found = {names[p]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert set(found) == set(names.values())
+    assert found["lm_head.weight"] == (5e-3, 0.1)
+    assert found["model.norm.weight"] == (1e-3, 0.0)
+    assert found["model.layers.0.mlp.up_proj.weight"] == (1e-3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("batch_size", 0),
+        ("accumulation", 0),
+        ("epochs", 0.0),
+        ("max_steps", 0),
+        ("schedule", "sine"),
+        ("final_rate", 1.0),
+        ("beta2", 1.0),
+        ("weight_decay", -0.1),
+        ("warmup_steps", -1),
+        ("save_every", -1),
+        ("log_every", 0),
+        ("max_grad_norm", -1.0),
+        ("epsilon", 0.0),
+        ("learning_rate", math.inf),
+    ],
+)
+def test_options_out_of_range_are_refused(option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"trainer\.{option}={value}: expected"):
+        TrainerConfig(**{option: value})
+
+
+# --- held-out rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_held_out_means_do_not_depend_on_the_batch(llama_folder: str, batch_size: int) -> None:
+    model = fresh(llama_folder)
+    want = [
+        -model(torch.tensor([t.prompt + t.responses[0]])).logits[0, i + 2].log_softmax(-1)[token].item()
+        for t in trees()
+        for i, token in enumerate(t.responses[0])
+    ]
+    found = held_out(model, rows(), supervised, batch_size=batch_size)
+    assert found == {"eval_nll": pytest.approx(sum(want) / len(want), abs=1e-5)}
+
+
+def test_no_held_out_rows_make_no_metric_up(llama_folder: str) -> None:
+    class Nothing:
+        def __len__(self) -> int:
+            return 0
+
+        def collate(self, indices: object) -> Batch:
+            raise AssertionError("nothing to collate")
+
+    assert held_out(fresh(llama_folder), Nothing(), supervised) == {}
+
+
+def test_measuring_gives_the_training_mode_back(llama_folder: str) -> None:
+    for mode in (True, False):
+        model = fresh(llama_folder).train(mode)
+        held_out(model, rows(), supervised)
+        assert model.training is mode
