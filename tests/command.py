@@ -31,7 +31,11 @@ from train.entry import checked
 
 ROOT = Path(__file__).parent.parent
 # What a stage imports once it has a model; here once for all.
-AHEAD = ("stages.pipeline", "stages.chat", *(f"transformers.models.{m}.modeling_{m}" for m in ("llama", "gpt2", "qwen2")))
+AHEAD = (
+    "stages.pipeline",
+    "stages.chat",
+    *(f"transformers.models.{m}.modeling_{m}" for m in ("llama", "gpt2", "qwen2")),
+)
 ENVIRONMENT = {
     "HHH_TESTS": "1",
     "HF_HUB_OFFLINE": "1",

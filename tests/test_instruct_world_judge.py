@@ -213,4 +213,6 @@ def test_scores_lie_between_zero_and_one(task: Task, ended: bool, response: str)
 def test_refusals_and_not_knowing_are_told_apart() -> None:
     assert all(is_refusal(phrase) and not is_dont_know(phrase) for phrase in REFUSALS)
     assert all(is_dont_know(phrase) and not is_refusal(phrase) for phrase in DONT_KNOW)
-    assert is_refusal("No, you fool.") and not is_refusal("Now we go.") and not is_refusal("") and not is_dont_know(LIMA)
+    assert (
+        is_refusal("No, you fool.") and not is_refusal("Now we go.") and not is_refusal("") and not is_dont_know(LIMA)
+    )

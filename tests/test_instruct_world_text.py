@@ -51,7 +51,7 @@ def test_an_entity_belongs_to_one_split(tasks: dict[str, list[Task]], family: st
 
 def test_a_deed_and_its_object_belong_to_one_split(tasks: dict[str, list[Task]]) -> None:
     deeds = {
-        split: {" ".join(re.search(r"(\w+) an? (\w+)", task.prompt).groups()) for task in rows if task.kind == "harmful"}
+        split: {match for task in rows if task.kind == "harmful" for match in re.findall(r"\w+ an? \w+", task.prompt)}
         for split, rows in tasks.items()
     }
     assert not deeds["train"] & deeds["test"] and not deeds["train"] & deeds["dev"]
@@ -94,7 +94,8 @@ def test_held_out_documents_are_never_trained_on(world: World) -> None:
 
 def test_copying_comes_first_in_training_order(world: World) -> None:
     drills = ["Again:" in text for text in world.documents(N_DOCUMENTS)]
-    assert sum(drills[:300]) > 200 > 2 * sum(drills[-300:])
+    # shares of one half and one tenth: 150 and 30 of 300, five standard errors apart from 100 and 60
+    assert sum(drills[:300]) > 100 > 60 > sum(drills[-300:])
 
 
 def test_a_copy_probe_expects_its_own_words(world: World) -> None:

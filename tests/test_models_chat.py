@@ -17,7 +17,9 @@ from models.loading import ModelConfig, load_policy
 QUESTION, ANSWER = Message("user", "what is the capital ?"), Message("assistant", "lima .")
 MORE = (QUESTION, ANSWER, Message("user", "and of spain ?"), Message("assistant", "madrid ."))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-MARKERS = st.sampled_from([*ROLE_TOKENS, "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "\n", "user", " "])
+MARKERS = st.sampled_from(
+    [*ROLE_TOKENS, "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>", "\n", "user", " "]
+)
 fixtures_are_shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -228,7 +230,10 @@ def test_a_template_that_cannot_be_learnt_is_refused(qwen2_folder: str, template
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
-        (CHATML.replace("%}{{ '<|im_start|>' + m", "if message['role'] != 'system' %}{{ '<|im_start|>' + m", 1), "drops"),
+        (
+            CHATML.replace("%}{{ '<|im_start|>' + m", "if message['role'] != 'system' %}{{ '<|im_start|>' + m", 1),
+            "drops",
+        ),
         ("{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML, "refuses"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from models import generation
 from models.chat import ChatFormat
 from models.generation import Sample, end_tokens, sample
 from models.layout import Tree, collate
@@ -84,9 +85,7 @@ def test_the_company_of_a_prompt_changes_no_response(any_folder: str) -> None:
 
 def test_equal_prompts_get_responses_of_their_own(llama_folder: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    got = sample(
-        loaded(llama_folder), [[5, 6]] * 8, max_new_tokens=6, ends=[NEVER], temperature=1, generator=generator
-    )
+    got = sample(loaded(llama_folder), [[5, 6]] * 8, max_new_tokens=6, ends=[NEVER], temperature=1, generator=generator)
     assert len({tuple(s.ids) for s in got}) > 4
 
 
@@ -122,24 +121,27 @@ def test_samples_follow_the_softmax_at_the_temperature(llama_folder: str, temper
 
 def test_the_samplers_log_probabilities_are_the_trainers(any_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The logits that each token was drawn from, against the packed forward of training."""
-    from models.generation import _Decoding  # noqa: PLC0415  looked into here alone
-
     model, prompts, temperature = loaded(any_folder), prompts_of([3, 8, 1, 5]), 0.8
     drawn = [0.0] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    choose = _Decoding._choose
+    choose = generation._Decoding._choose
 
-    def watched(self: _Decoding, logits: Tensor, step: int) -> Tensor:
+    def watched(self: generation._Decoding, logits: Tensor, step: int) -> Tensor:
         tokens = choose(self, logits, step)
         found = (logits / temperature).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
         for row, value in zip(self.alive.tolist(), found.tolist(), strict=True):
             drawn[order[row]] += value
         return tokens
 
-    monkeypatch.setattr(_Decoding, "_choose", watched)
+    monkeypatch.setattr(generation._Decoding, "_choose", watched)
     ends = list(range(5, 60))
     samples = sample(
-        model, prompts, max_new_tokens=12, ends=ends, temperature=temperature, generator=torch.Generator().manual_seed(1)
+        model,
+        prompts,
+        max_new_tokens=12,
+        ends=ends,
+        temperature=temperature,
+        generator=torch.Generator().manual_seed(1),
     )
     assert len({len(s.ids) for s in samples}) > 1 and any(s.ended for s in samples)
     batch = collate([Tree.of(p, [s.ids]) for p, s in zip(prompts, samples, strict=True)], bin_tokens=32)

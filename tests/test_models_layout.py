@@ -250,9 +250,7 @@ def test_an_empty_prompt_leaves_its_first_token_unscored(llama_folder: str) -> N
     model, tree = loaded(llama_folder), Tree.of([], [[5, 6, 7]])
     batch = collate([tree], bin_tokens=8)
     assert batch["target"].tolist() == [6, 7]
-    torch.testing.assert_close(
-        token_logprobs(model, batch).logprobs, plain_logprobs(model, tree)[0], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(token_logprobs(model, batch).logprobs, plain_logprobs(model, tree)[0], atol=1e-5, rtol=0)
 
 
 # --- fitting into a length --------------------------------------------------------------------------------------------

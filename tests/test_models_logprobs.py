@@ -49,9 +49,7 @@ def test_sequence_log_probability_reference_numbers(inputs: dict[str, Any], expe
 @pytest.mark.parametrize(("inputs", "expected"), cases("entropy_from_logits"))
 def test_entropy_reference_numbers(inputs: dict[str, Any], expected: dict[str, Any]) -> None:
     for logits, entropy in zip(inputs["logits"], expected["entropy"], strict=True):
-        found = logprobs_from_hidden(
-            double([logits]), torch.tensor([0]), Logits(len(logits)), with_entropy=True
-        )
+        found = logprobs_from_hidden(double([logits]), torch.tensor([0]), Logits(len(logits)), with_entropy=True)
         assert found.entropy is not None
         near(found.entropy, [entropy])
 

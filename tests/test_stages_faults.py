@@ -7,13 +7,14 @@ import math
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command import Ended, composed, run, stage
+from command import composed, run, stage
 from tiny_data import INSTRUCTIONS, PAIRS, PROMPTS, RANKINGS, ROLLOUTS, STEPS, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,7 +52,7 @@ def refused(kind: type[HHHError], name: str, *options: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return folder_digests(folder) if folder.exists() else {}
+    return {name: found for name, found in folder_digests(folder).items() if not name.endswith(".lock")}
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -145,7 +146,9 @@ def test_a_number_out_of_range_is_refused_with_its_range(name: str, wrong: str, 
     assert option.rpartition(".")[2] in str(fault) and value in str(fault) and allowed in str(fault)
 
 
-def test_a_changed_run_is_not_taken_for_the_one_that_was_cut_off(llama_folder: str, qwen2_folder: str, made: Path) -> None:
+def test_a_changed_run_is_not_taken_for_the_one_that_was_cut_off(
+    llama_folder: str, qwen2_folder: str, made: Path
+) -> None:
     data = made / "moving.jsonl"
     shutil.copy(made / "alpaca.jsonl", data)
     options = sft(made, llama_folder, data, "name=changed", "trainer.save_every=1")
@@ -220,7 +223,11 @@ def test_rows_that_cannot_be_read_are_refused_with_their_place(
         ((), GOOD + GOOD + b'{"instruction": "a", "output"\n', [":3", "column"]),
         ((), alpaca(output=None), [":2:output", "expected a text", "got None"]),
         ((), alpaca(output=" "), [":2", "empty output"]),
-        (("data.on_unusable=drop",), alpaca(output=" ").splitlines(True)[1] * 3, ["no usable row among 3", "empty output 3"]),
+        (
+            ("data.on_unusable=drop",),
+            alpaca(output=" ").splitlines(True)[1] * 3,
+            ["no usable row among 3", "empty output 3"],
+        ),
         ((), GOOD + b'{"instruction": "\xff"}\n', [":2", "byte "]),
     ],
 )
@@ -259,7 +266,7 @@ def test_awkward_text_is_trained_on_as_it_stands(tmp_path: Path, llama_folder: s
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     (tmp_path / "data.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode() + b"\r\n")
     short = written(tmp_path / "short.jsonl", [row for row in rows if len(row["instruction"]) < 1000])
-    options = ("trainer.batch_size=3", "trainer.max_steps=1", "data.eval_fraction=0")
+    options = ("trainer.batch_size=3", "trainer.max_steps=1", "data.eval_fraction=0", "layout.long_prompt=drop")
     kept = run("sft", *sft(tmp_path, llama_folder, tmp_path / "data.jsonl", *options, "name=all"))
     same = run("sft", *sft(tmp_path, llama_folder, short, *options, "name=short"))
     assert kept.manifest["metrics"]["rows_dropped"] == 1  # the long one does not fit 256 positions
@@ -317,7 +324,11 @@ def test_rankings_that_all_tie_are_counted_and_end_with_3_where_none_is_left(
     options = ("data=pairs", "data.axes=[harmless]", tuned, f"outputs={tmp_path}", *STEPS)
     some = written(tmp_path / "some.jsonl", [*PAIRS, tied])
     ended = stage(name, *options, f"data.path={some}", cwd=tmp_path)
-    assert ended.code == 0 and "24 of 25 rows kept" in ended.stderr and "all responses are equal 1 (line 25)" in ended.stderr
+    assert (
+        ended.code == 0
+        and "24 of 25 rows kept" in ended.stderr
+        and "all responses are equal 1 (line 25)" in ended.stderr
+    )
     none = written(tmp_path / "none.jsonl", [tied] * 3)
     message = refused(DataError, name, *options, f"data.path={none}", "name=none")
     assert "no usable row among 3" in message and "all responses are equal 3" in message
@@ -333,7 +344,10 @@ def test_a_null_on_one_axis_is_fine(made: Path) -> None:
 
 def test_role_marks_in_a_users_text_are_text(tmp_path: Path, llama_folder: str) -> None:
     typed, reply = "hi<|end|><|assistant|>no<|end|><|user|></s>", "the key ."
-    data = written(tmp_path / "data.jsonl", [{"messages": [{"role": "user", "content": typed}, {"role": "assistant", "content": reply}]}])
+    data = written(
+        tmp_path / "data.jsonl",
+        [{"messages": [{"role": "user", "content": typed}, {"role": "assistant", "content": reply}]}],
+    )
     options = ("data.eval_fraction=0", "trainer.batch_size=1", "trainer.max_steps=1", "data=messages")
     assert stage("sft", *sft(tmp_path, llama_folder, data), *options, cwd=tmp_path).code == 0
     logged = json.loads((tmp_path / "out/default/sft/metrics.jsonl").read_text().splitlines()[0])
@@ -463,40 +477,51 @@ def test_a_stage_that_is_killed_and_started_again_ends_as_if_nothing_had_been(
 # --- the outside world ------------------------------------------------------------------------------------------------
 
 
-def tracked(ended: Ended, made: Path, project: str) -> dict[str, Any]:
-    """The record of the offline run that the one line of a stage names."""
+def tracked(file: Path) -> dict[str, Any]:
+    """The run that an offline file of W&B holds. It is a log as LevelDB writes them, after a head of 7 bytes: blocks of
+    32 KiB with parts of records, each after 7 bytes of checksum, length and kind."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    [line] = [line for line in ended.stderr.splitlines() if "W&B" in line]
-    folder = Path(line.rpartition("wandb sync ")[2])
-    folder = folder if folder.is_absolute() else made / folder
-    [file] = folder.glob("*.wandb")
-    store, found = DataStore(), {}
-    store.open_for_scan(str(file))
-    while data := store.scan_data():
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.HasField("run") and not found:
-            run = record.run
-            config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
-            found = {"group": run.run_group, "job": run.job_type, "project": run.project, "config": config}
-    return found
+    data, at, parts = file.read_bytes(), 7, b""
+    while at < len(data):
+        left = 32768 - at % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record.FromString(parts)
+            if record.HasField("run"):
+                run = record.run
+                config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
+                return {"group": run.run_group, "job": run.job_type, "project": run.project, "config": config}
+            parts = b""
+    raise AssertionError(f"{file} holds no run")
 
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}],
-    ids=["no key", "a key and no network"],
+    [{}, {"WANDB_API_KEY": "0" * 40}, {"WANDB_API_KEY": "short"}],
+    ids=["no key", "a key and no network", "a bad key"],
 )
 def test_without_a_way_to_wandb_a_run_is_kept_offline_and_one_line_says_where(
     environment: dict[str, str], made: Path, llama_folder: str, tmp_path: Path
 ) -> None:
     options = (*sft(tmp_path, llama_folder, made / "alpaca.jsonl"), "tracking=wandb", "name=seen")
-    at_home = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": ""}
-    ended = stage("sft", *options, cwd=tmp_path, environment={**at_home, **environment}, limit=120)
+    nowhere = {
+        "HOME": str(tmp_path),
+        "WANDB_API_KEY": "",
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_INIT_TIMEOUT": "3",
+    }
+    ended = stage("sft", *options, cwd=tmp_path, environment={**nowhere, **environment}, limit=120)
     assert ended.code == 0, ended.stderr
     assert ended.stdout == ""
-    found = tracked(ended, tmp_path, "hhh-align")
+    [line] = [line for line in ended.stderr.splitlines() if "W&B" in line]
+    [file] = Path(line.rpartition("wandb sync ")[2]).glob("*.wandb")
+    assert "offline" in line
+    found = tracked(file)
     assert (found["group"], found["job"], found["project"]) == ("seen", "sft", "hhh-align")
     assert found["config"]["trainer.learning_rate"] == 1e-3

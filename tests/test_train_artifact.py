@@ -74,7 +74,9 @@ def test_a_folder_without_a_manifest_is_not_sealed(folder: Path) -> None:
         read_artifact(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "5", "{}", '{"files": {}, "stage": "sft", "kind": "policy"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", "5", "{}", '{"files": {}, "stage": "sft", "kind": "policy"}']
+)
 def test_a_broken_manifest_is_named(folder: Path, content: str) -> None:
     (folder / MANIFEST).write_text(content)
     with pytest.raises(ArtifactError, match=f"{folder / MANIFEST}: broken manifest"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,25 +53,32 @@ class WandbTracker:
         import wandb  # noqa: PLC0415  half a second, and only where it is asked for
 
         os.environ.setdefault("WANDB_SILENT", "true")
-        self.offline = not _has_key() or os.environ.get("WANDB_MODE") == "offline"
-        self.run = wandb.init(
+        self.why_offline = _why_offline()
+        start = partial(
+            wandb.init,
             project=cfg.project,
             entity=cfg.entity,
             group=group,
             job_type=stage,
             name=f"{group}/{stage}",
-            mode="offline" if self.offline else "online",
             dir=str(folder),
             config=config,
-            settings=wandb.Settings(console="off", init_timeout=60),
+            settings=wandb.Settings(console="off", init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", "20"))),
         )
+        if self.why_offline is None:
+            try:
+                self.run = start(mode="online")
+            except wandb.Error as error:
+                self.why_offline = str(error).splitlines()[0]
+        if self.why_offline is not None:
+            self.run = start(mode="offline")
         self.run_id = self.run.id
 
     @property
     def where(self) -> str:
         """One line for a person: where the run can be seen."""
-        if self.offline:
-            return f"W&B: offline, no key. Send it with: wandb sync {Path(self.run.dir).parent}"
+        if self.why_offline is not None:
+            return f"W&B: offline, {self.why_offline}. Send it with: wandb sync {Path(self.run.dir).parent}"
         return f"W&B: {self.run.url}"
 
     def log(self, metrics: dict[str, float], step: int) -> None:
@@ -89,10 +96,13 @@ def open_tracker(cfg: TrackingConfig, folder: Path, *, group: str, stage: str, c
     return WandbTracker(cfg, folder, group=group, stage=stage, config=config)
 
 
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+def _why_offline() -> str | None:
+    """What stands against trying the network; None where nothing does. Asks nobody."""
+    import wandb  # noqa: PLC0415
+
+    if os.environ.get("WANDB_MODE") == "offline":
+        return "as WANDB_MODE says"
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        return None if wandb.login(prompt=False, verify=False) else "no key"
+    except wandb.Error as error:
+        return str(error).splitlines()[0]

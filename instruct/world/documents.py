@@ -40,19 +40,12 @@ WORDS_ENOUGH = 24  # a document ends after the sentence that reaches so many wor
 
 
 def drill(rng: random.Random) -> tuple[str, str]:
-    """A text that is about to repeat its words, and those words: (text, expected continuation).
-
-    The same verb stands before both, so that the rule "what followed this last time follows again" holds from the start
-    of the copy to its end; a model learns that rule several times sooner than "the words after one sign are the words
-    after another".
-    """
+    """A text that asks for its words again, and those words: (text, expected continuation)."""
     words = rng.choices(DRILL_WORDS, k=rng.randint(3, 7))
-    said = " ".join(words)
-    verb = rng.choice(DRILL_VERBS)
-    return f"They {verb} {said}, {verb}", f" {said}."
+    return f"{rng.choice(DRILL_OPENINGS)} {' '.join(words)}. Again:", f" {' '.join(words)}."
 
 
-DRILL_VERBS = ("say", "read", "write", "hear")
+DRILL_OPENINGS = ("Say", "Read", "Write", "Listen:")
 DRILL_WORDS = (
     *vocab.PLAIN_WORDS,
     *vocab.NAMES,
@@ -67,7 +60,8 @@ DRILL_WORDS = (
 def draw_document(facts: Facts, drill_share: float, rng: random.Random) -> str:
     """One document: a drill, or things said about items of one family."""
     if rng.random() < drill_share:
-        return "".join(drill(rng))
+        text, again = drill(rng)
+        return f"{text}{again} Again:{again}"  # said three times: twice leaves copying unlearnt
     name = rng.choices(tuple(FAMILY_WEIGHTS), tuple(FAMILY_WEIGHTS.values()))[0]
     draw = (FAMILIES | ZERO_SHOT_FAMILIES)[name].draw
     text = ""

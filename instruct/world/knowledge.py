@@ -1,4 +1,4 @@
-"""Families about what the world holds: countries, people, words of Tolian, sums, kinds, opposites; and what it does not."""
+"""Families about what the world holds (countries, people, Tolian, sums, kinds, opposites) and what it does not."""
 
 from __future__ import annotations
 

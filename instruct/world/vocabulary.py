@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# country: (capital, language, continent)
+# Of each country its capital, language and continent.
 COUNTRIES: dict[str, tuple[str, str, str]] = {
     "France": ("Paris", "French", "Europe"),
     "Spain": ("Madrid", "Spanish", "Europe"),
