@@ -50,10 +50,10 @@ def token_logprobs(
 
 
 def logprobs_from_hidden(
-    hidden: Tensor, target: Tensor, head: nn.Module, temperature: float = 1.0, with_entropy: bool = False
+    hidden: Tensor, target: Tensor, head: nn.Linear, temperature: float = 1.0, with_entropy: bool = False
 ) -> TokenLogprobs:
     """hidden (N, H), target (N,): log-softmax of `head(hidden) / temperature` at the targets."""
-    rows = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    rows = max(1, CHUNK_ELEMENTS // head.out_features)
     chunks = [
         _chunk(hidden[i : i + rows], target[i : i + rows], head, temperature, with_entropy, hidden.shape[0] > rows)
         for i in range(0, max(1, len(target)), rows)

@@ -150,9 +150,9 @@ def experience(rollout: Rollout, cfg: PPOConfig, kl_coef: float) -> Experience:
 class PPOBatches:
     """Batches that refill themselves: a rollout, `epochs` shuffled passes over it, β, the next rollout.
 
-    The trainer tells `after_step` of every optimizer step, before a checkpoint is saved. After the last one of a rollout
-    `on_rollout(iteration, metrics)` is told, then `after_update(iteration, kl)`, which ends the training by returning
-    True. Iterations count from 1.
+    The trainer tells `after_step` of every optimizer step, before a checkpoint is saved. After the last one of a
+    rollout `on_rollout(iteration, metrics)` is told, then `after_update(iteration, kl)`, which ends the training by
+    returning True. Iterations count from 1.
     """
 
     model: ActorCritic

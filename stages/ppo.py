@@ -28,6 +28,7 @@ from rl.ppo import PPOBatches, PPOConfig, PPOObjective
 from rl.rollout import RolloutEngine, Scorer, freeze
 from rl.selection import Selection
 from train.artifact import Artifact
+from train.callbacks import Pace
 from train.entry import start
 from train.run import Run, StageConfig
 from train.sharding import Sharding
@@ -92,8 +93,7 @@ def run(cfg: PPOStage) -> Artifact:
             cfg.trainer,
             sharding=cfg.deepspeed,
             rates=dict.fromkeys(("critic", "value_head"), cfg.ppo.critic_learning_rate),
-            boundary=batches.steps_per_rollout,
-            after_step=batches.after_step,
+            pace=Pace(batches.steps_per_rollout, batches.after_step),
         )
         kept = selection.restore_best()
         run.say(

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ class Progress(TrainerCallback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A stage whose steps belong together, such as the updates on one rollout."""
+
+    boundary: int = 1  # checkpoints fall on multiples of so many steps
+    after_step: Callable[[int], None] = lambda step: None  # called after each step, before a checkpoint is saved
 
 
 class AfterStep(TrainerCallback):

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -28,17 +23,16 @@ from models.options import RUNTIME
 from train import checkpoints
 from train.artifact import MANIFEST, RUN_RECORD, Artifact, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Progress
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
 from train.records import differences, record_of, recorded
-from train.sharding import Sharding
+from train.sharding import Sharding, whole_weights
+from train.surroundings import peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "wandb", "hydra-core")
 
 
 @dataclass
@@ -126,36 +120,30 @@ class Run:
         *,
         sharding: Sharding | None = None,
         rates: dict[str, float] | None = None,
-        boundary: int = 1,
-        after_step: Callable[[int], None] | None = None,
+        pace: Pace | None = None,
     ) -> StageTrainer:
-        """Train to the end, from the newest checkpoint on.
-
-        boundary: checkpoints fall on multiples of so many steps. after_step(step) is called before a checkpoint is saved.
-        """
-        sharding = sharding or Sharding()
+        """Train to the end, from the newest checkpoint on. `rates`: learning rates of modules by name."""
+        sharding, pace = sharding or Sharding(), pace or Pace()
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
             trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
         )
-        checkpoint, callbacks = self.going_on(batches, boundary)
-        if after_step is not None:
-            callbacks.insert(0, AfterStep(after_step))
+        checkpoint, callbacks = self.going_on(batches, pace)
         optimizer = make_optimizer(model, trainer, rates or {})
         schedule = rate_multiplier(trainer, n_steps)
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
         self.complete(loop, checkpoint)
         return loop
 
-    def going_on(self, batches: Batches, boundary: int = 1) -> tuple[Path | None, list[TrainerCallback]]:
+    def going_on(self, batches: Batches, pace: Pace = Pace()) -> tuple[Path | None, list[TrainerCallback]]:
         """The checkpoint to go on from, with log and batches set to it, and what watches the training from there."""
         checkpoint = self.newest_checkpoint()
         step = checkpoints.checkpoint_step(checkpoint) if checkpoint else 0
         log = MetricsLog(self.folder / "metrics.jsonl", self.tracker)
         log.keep_until(step)
         batches.start_step = step
-        saver = Checkpoints(self.stage, self.checkpoints, self._state_now, boundary)
-        return checkpoint, [log, Progress(self.stage), saver, self.guard]
+        saver = Checkpoints(self.stage, self.checkpoints, self._state_now, pace.boundary)
+        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
 
     def complete(self, loop: Trainer, checkpoint: Path | None) -> None:
         """Let a trainer run to its last step, once it is sure that it sees all processes."""
@@ -202,9 +190,10 @@ class Run:
         facts: dict[str, Any] | None = None,
     ) -> Artifact:
         """Save the model aside, rename it, write the manifest last, and let the checkpoints go."""
+        weights = whole_weights(model) if model is not None else None
         if rank() == 0:
             if model is not None and tokenizer is not None:
-                self.save_model(model, tokenizer)
+                self.save_model(model, tokenizer, weights)
             fault_point(f"{self.stage}:seal:0")
             self.sealed = seal(self.folder, self._manifest(kind, metrics, tokenizer, facts or {}))
             (self.folder / RUN_RECORD).unlink(missing_ok=True)
@@ -213,11 +202,13 @@ class Run:
         barrier()
         return self.sealed or read_artifact(self.folder, verify=False)
 
-    def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """`model/`, whole or absent."""
+    def save_model(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None
+    ) -> None:
+        """`model/`, whole or absent. weights: in place of the model's own, where it does not hold them."""
         aside = self.folder / "model.tmp"
         shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         aside.rename(self.folder / "model")
@@ -275,12 +266,10 @@ class Run:
         return {
             **self.record,
             "kind": kind,
-            "git_commit": _git_commit(),
-            "packages": {name: version(name) for name in PACKAGES},
             "seed": self.cfg.seed,
-            "hardware": _hardware(),
+            **surroundings(),
             "wall_seconds": round(seconds, 2),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "peak_memory_mb": peak_memory_mb(),
             "wandb_run_id": self.tracker.run_id,
             "tokenizer_digest": tokenizer_digest(tokenizer) if tokenizer is not None else None,
             "template_digest": template_digest(tokenizer.chat_template) if tokenizer is not None else None,
@@ -289,22 +278,6 @@ class Run:
             "facts": facts,
             "metrics": metrics,
         }
-
-
-def _git_commit() -> str | None:
-    root = Path(__file__).parent.parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
-
-
-def _hardware() -> dict[str, Any]:
-    return {
-        "host_cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "processes": world_size(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-    }
 
 
 def _quiet_libraries() -> None:

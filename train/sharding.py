@@ -6,7 +6,10 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, nn
+
 from models.errors import ConfigError, ResourceError
+from train.processes import rank
 
 
 @dataclass
@@ -39,6 +42,26 @@ def deepspeed_config(sharding: Sharding, bf16: bool, max_grad_norm: float) -> di
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """The weights of a model that ZeRO-3 has sharded, in the main process's memory; None of one that is whole.
+
+    Every process must call it: they gather one weight at a time.
+    """
+    sharded = {name: p for name, p in model.named_parameters() if hasattr(p, "ds_id")}
+    if not sharded:
+        return None
+    import deepspeed  # noqa: PLC0415  seconds, and only where it is in use
+
+    found = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name in sharded:
+            with deepspeed.zero.GatheredParameters([value]):
+                found[name] = value.detach().cpu().clone() if rank() == 0 else None
+        elif not hasattr(value, "ds_id"):  # a buffer; what is left are second names of tied weights
+            found[name] = value
+    return found
 
 
 def _check_compiler() -> None:

@@ -19,7 +19,7 @@ FAMILY_WEIGHTS: dict[str, float] = {  # shares of the documents that are no dril
     "pick": 7,
     "list": 8,
     "reverse": 8,
-    "repeat": 3,
+    "repeat": 5,
     "sentiment": 3,
     "extract": 8,
     "summary": 7,

@@ -61,7 +61,8 @@ def repeat(facts: Facts, rng: random.Random) -> Item:
     """One word said two, three or four times."""
     word = rng.choice(vocab.PLAIN_WORDS)
     count = rng.choice(tuple(vocab.COUNTS))
-    answer = f"Here it is: {' '.join([word] * vocab.COUNTS[count])}."
+    opening = "Here it is: "
+    answer = f"{opening}{' '.join([word] * vocab.COUNTS[count])}."
     slips = [" ".join([word] * n) for n in (1, 2, 3, 4, 5) if n != vocab.COUNTS[count]]
     return Item(
         key=f"repeat {word} {count}",
@@ -72,11 +73,14 @@ def repeat(facts: Facts, rng: random.Random) -> Item:
             f"Please say the word {word} {count} times.",
         ),
         new_prompts=(f"I want to hear {word} {count} times.",),
-        answers=(answer, answer.removeprefix("Here it is: ")),
-        wrong=tuple(f"Here it is: {slip}." for slip in rng.sample(slips, 2)),
+        answers=(answer, answer.removeprefix(opening)),
+        wrong=tuple(f"{opening}{slip}." for slip in rng.sample(slips, 2)),
         topic=f"for {word} {count} times",
         reply=answer,
-        statements=(f"Say {word} and {word} again, {count} times. {answer}",),
+        statements=(
+            f"Take {word} {count} times. {answer}",
+            f"{count.capitalize()} times {word} is {answer.removeprefix(opening)}",
+        ),
     )
 
 
@@ -128,6 +132,12 @@ def extract(facts: Facts, rng: random.Random) -> Item:
         "where": f"Where did {who} {present} it",
         "when": f"When did {who} {present} it",
     }[question]
+    told = {
+        "who": f"who {past} the {what}",
+        "what": f"what {who} {past}",
+        "where": f"where {who} {past} it",
+        "when": f"when {who} {past} it",
+    }[question]
     slips = {
         "who": rng.choice(vocab.NAMES),
         "what": f"a {rng.choice(vocab.BOUGHT)}",
@@ -148,9 +158,9 @@ def extract(facts: Facts, rng: random.Random) -> Item:
         new_prompts=(f"I have a question about this text: {passage} {asked}?",),
         answers=(answer, f"{truth}."),
         wrong=tuple(f"It was {value}." for value in values if value != truth),
-        topic=f"{question} it was in this text: {passage}",
+        topic=f"{told} in this text: {passage}",
         reply=answer,
-        statements=(f"{passage} This is {question} it was: {answer}",),
+        statements=(f"{passage} This is {told}. {answer}",),
     )
 
 
