@@ -135,13 +135,14 @@ class Run:
         self.complete(loop, checkpoint)
         return loop
 
-    def going_on(self, batches: Batches, pace: Pace = Pace()) -> tuple[Path | None, list[TrainerCallback]]:
+    def going_on(self, batches: Batches, pace: Pace | None = None) -> tuple[Path | None, list[TrainerCallback]]:
         """The checkpoint to go on from, with log and batches set to it, and what watches the training from there."""
         checkpoint = self.newest_checkpoint()
         step = checkpoints.checkpoint_step(checkpoint) if checkpoint else 0
         log = MetricsLog(self.folder / "metrics.jsonl", self.tracker)
         log.keep_until(step)
         batches.start_step = step
+        pace = pace or Pace()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, pace.boundary)
         return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
 
