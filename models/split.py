@@ -68,8 +68,8 @@ class Split(Generic[Sided]):
     readings: tuple[Reading, ...]  # of path, and of eval_path where there is one
 
     def __str__(self) -> str:
-        read = "; ".join(map(str, self.readings))
-        return f"{read}; {len(self.train)} for training, {len(self.eval)} for evaluation"
+        sides = f"{len(self.train)} for training, {len(self.eval)} for evaluation"
+        return "; ".join([*map(str, self.readings), sides])
 
 
 def read_split(data: DataSource, reader: Callable[[Row], list[Record]], key: Callable[[Record], str]) -> Split[Record]:

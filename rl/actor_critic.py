@@ -28,6 +28,8 @@ class ActorCriticOutput(NamedTuple):
 class ActorCritic(nn.Module):
     """A policy and a critic with backbones of their own. The critic starts as the reward model."""
 
+    _keys_to_ignore_on_save = None  # asked for when a checkpoint lacks the second name of tied weights
+
     def __init__(self, policy: PreTrainedModel, backbone: nn.Module, value_head: nn.Linear) -> None:
         super().__init__()
         self.policy, self.critic, self.value_head = policy, backbone, value_head

@@ -16,6 +16,7 @@ from models.generation import end_tokens, sample
 from models.loading import ModelConfig, load_policy
 from train.artifact import model_folder
 from train.entry import start
+from train.run import quiet_libraries
 
 
 @dataclass
@@ -38,6 +39,7 @@ class ChatStage:
 
 def run(cfg: ChatStage) -> None:
     """Read a line, answer, until the input ends. `/new` forgets the conversation."""
+    quiet_libraries()
     model, tokenizer = load_policy(model_folder(cfg.model.path, "policy"), cfg.model)
     chat, generator = ChatFormat(tokenizer), torch.Generator().manual_seed(cfg.seed)
     opening = (Message("system", cfg.system),) if cfg.system else ()

@@ -2,7 +2,7 @@
 
 Starting Python and importing everything takes seconds, so one process imports once and forks a child for each command.
 The child has its own arguments, environment, working directory, streams and exit code, and can be killed. `fresh=True`
-starts an interpreter instead.
+starts an interpreter instead. `processes=n` starts n that know of each other, as torchrun does; with `fresh`, torchrun.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,7 @@ def stage(
     fault: str | None = None,
     environment: dict[str, str] | None = None,
     fresh: bool = False,
+    processes: int = 1,
     limit: float = 300.0,
 ) -> Ended:
     """Run `python -m stages.<name> <options>` in `cwd`; without a tracker unless an option says otherwise.
@@ -84,6 +86,7 @@ def stage(
         streams = {stream: str(Path(folder) / stream) for stream in ("stdin", "stdout", "stderr")}
         Path(streams["stdin"]).write_text(stdin, encoding="utf-8")
         job = {"module": f"stages.{name}", "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
+        job |= {"processes": processes, "port": _free_port()}
         code = _started(job, streams) if fresh else _forked(job, streams)
         read = {s: Path(streams[s]).read_text(encoding="utf-8") for s in ("stdout", "stderr")}
     assert code is not None, f"still running after {limit} s: {arguments}\n{read['stderr']}"
@@ -92,9 +95,9 @@ def stage(
 
 def composed(name: str, *options: str) -> Any:
     """The checked configuration that these options give a stage, in this process; nothing tracked unless they say so."""
-    schemas = {**importlib.import_module("stages.pipeline").PARTS}
-    for stage_name, schema in {**schemas, name: _schema(name)}.items():
-        ConfigStore.instance().store(name=f"{stage_name}_schema", node=schema)
+    schemas = importlib.import_module("stages.pipeline").PARTS
+    for part, kind in {**schemas, name: schema(name)}.items():
+        ConfigStore.instance().store(name=f"{part}_schema", node=kind)
     quiet = {"chat": (), "report": (), "pipeline": ("tracking=none",)}.get(name, ("tracking=none", "threads=1"))
     with initialize_config_module("conf", version_base="1.3"):
         return checked(compose(config_name=name, overrides=[*quiet, *options]))
@@ -105,7 +108,8 @@ def run(name: str, *options: str) -> Any:
     return importlib.import_module(f"stages.{name}").run(composed(name, *options))
 
 
-def _schema(name: str) -> type:
+def schema(name: str) -> type:
+    """The configuration dataclass of a stage."""
     hints = typing.get_type_hints(importlib.import_module(f"stages.{name}").run)
     return hints["cfg"]
 
@@ -113,7 +117,11 @@ def _schema(name: str) -> type:
 def _started(job: dict[str, Any], streams: dict[str, str]) -> int | None:
     with contextlib.ExitStack() as files:
         opened = {s: files.enter_context(open(streams[s], "r" if s == "stdin" else "w")) for s in streams}
-        command = [sys.executable, "-m", job["module"], *job["arguments"]]
+        python = [sys.executable, "-m"]
+        if job["processes"] > 1:
+            together = [f"--nproc_per_node={job['processes']}", f"--master_port={job['port']}"]
+            python += ["torch.distributed.run", *together, "-m"]
+        command = [*python, job["module"], *job["arguments"]]
         try:
             return subprocess.run(
                 command, cwd=job["cwd"], env=job["env"], timeout=job["limit"], check=False, **opened
@@ -152,23 +160,47 @@ def _serve() -> None:
     imported = {name: value for name, value in os.environ.items() if name not in before}
     while line := sys.stdin.readline():
         job = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            _become({**job, "env": job["env"] | imported})
-            return  # the interpreter shuts down as that of any stage
-        print(json.dumps(_waited(pid, job["limit"])), flush=True)
+        pids = []
+        for rank in range(job["processes"]):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                _become({**job, "env": job["env"] | imported | _place(job, rank)})
+                return  # the interpreter shuts down as that of any stage
+        print(json.dumps(_waited(pids, job["limit"])), flush=True)
 
 
-def _waited(pid: int, limit: float) -> int | None:
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
+def _place(job: dict[str, Any], rank: int) -> dict[str, str]:
+    """What torchrun tells each of several processes."""
+    if job["processes"] == 1:
+        return {}
+    here, all_of_them = str(rank), str(job["processes"])
+    place = {"RANK": here, "LOCAL_RANK": here, "WORLD_SIZE": all_of_them, "LOCAL_WORLD_SIZE": all_of_them}
+    return {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(job["port"])}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _waited(pids: list[int], limit: float) -> int | None:
+    """The first exit code that is not 0, after which the others are killed; 0 when all have ended with it."""
+    deadline, running = time.monotonic() + limit, set(pids)
+    code: int | None = 0
+    while running and code == 0:
+        for pid in list(running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                running.discard(pid)
+                code = code or os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            code = None
         time.sleep(0.01)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    for pid in running:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return code
 
 
 def _become(job: dict[str, Any]) -> None:
@@ -178,7 +210,7 @@ def _become(job: dict[str, Any]) -> None:
     os.environ.update(job["env"])
     os.chdir(job["cwd"])
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        file = os.open(job["streams"][name], os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(job["streams"][name], os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
     sys.stdin = open(0, encoding="utf-8", closefd=False)

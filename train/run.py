@@ -73,7 +73,7 @@ class Run:
         self.guard = NumbersGuard()
 
     def __enter__(self) -> Run:
-        _quiet_libraries()
+        quiet_libraries()
         join()
         if rank() == 0:
             self.lock.acquire()
@@ -281,7 +281,7 @@ class Run:
         }
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Their progress bars and notes are not ours to show."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -112,24 +112,25 @@ class StageTrainer(Trainer):
         schedule: Callable[[int], float],
         callbacks: list[TrainerCallback],
     ) -> None:
-        super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset(),
-            optimizers=(optimizer, None),
-            callbacks=callbacks,
-        )
+        super().__init__(model=model, args=arguments, train_dataset=Dataset(), callbacks=callbacks)
         self.remove_callback(PrinterCallback)
-        self.batches, self.objective, self.schedule = batches, objective, schedule
+        self.batches, self.objective = batches, objective
+        self._our_optimizer, self._our_schedule = optimizer, schedule
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the units of the whole step
         self._sums: dict[str, list[Tensor]] = {}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Ours. Transformers asks here; under DeepSpeed it forgets what it was made with, and would make its own."""
+        if self.optimizer is None:
+            self.optimizer = self._our_optimizer
+        return self.optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Our schedule. Transformers asks here; under DeepSpeed it forgets a scheduler that it was given."""
+        """Ours, likewise."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.schedule)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._our_schedule)
         return self.lr_scheduler
 
     def get_train_dataloader(self) -> Batches:
