@@ -6,6 +6,7 @@ python -m stages.evaluate models.sft=outputs/x/sft models.ppo=outputs/x/ppo rewa
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,9 +155,9 @@ def row(
 
 def write_samples(path: Path, asked: Sequence[Prompt], answers: dict[str, dict[str, Answers]], n: int) -> None:
     """The same prompts answered by every model: the greedy answer and its scores."""
-    stride = max(1, len(asked) // n)
+    shown_rows = sorted(random.Random(0).sample(range(len(asked)), min(n, len(asked))))
     with path.open("w", encoding="utf-8") as file:
-        for i in list(range(0, len(asked), stride))[:n]:
+        for i in shown_rows:
             line = {"prompt": "\n".join(m.content for m in asked[i])}
             line["answers"] = {name: shown(found["greedy"], i) for name, found in answers.items()}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -94,7 +94,7 @@ def stage(
 
 
 def composed(name: str, *options: str) -> Any:
-    """The checked configuration that these options give a stage, in this process; nothing tracked unless they say so."""
+    """The checked configuration that these options give a stage, in this process; untracked unless they say so."""
     schemas = importlib.import_module("stages.pipeline").PARTS
     for part, kind in {**schemas, name: schema(name)}.items():
         ConfigStore.instance().store(name=f"{part}_schema", node=kind)

@@ -1,4 +1,4 @@
-"""The configuration files: every one composes and converts, every option is read somewhere, experiments override stages."""
+"""The configuration files: each composes and converts, each option is read, experiments override stages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_module
 from instruct.prompts import PromptData
 from instruct.readers import InstructionData
 from reward.readers import RankingData
+from rl.preference import PREFERENCE_LOSSES, options_of
 from train.entry import checked
 
 CONF = ROOT / "conf"
@@ -79,20 +80,22 @@ def fields_of(kind: type, seen: set[type]) -> Iterator[tuple[str, str]]:
 
 def test_every_option_is_read_somewhere() -> None:
     """An option that only its own range check looks at would be accepted and do nothing."""
-    code = "\n".join(
-        path.read_text()
-        for room in ("models", "instruct", "reward", "rl", "evals", "train", "stages")
-        for path in (ROOT / room).rglob("*.py")
-    )
+    rooms = ("models", "instruct", "reward", "rl", "evals", "train", "stages")
+    code = "\n".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
     code = re.sub(r"    def __post_init__\(self\) -> None:\n(?:(?:        .*)?\n)+", "", code)
+    files = "\n".join(path.read_text() for path in CONF.glob("*.yaml"))
     seen: set[type] = set()
     options = [option for name in STAGES for option in fields_of(schema(name), seen)]
     assert len(options) > 80
-    by_name = {"AXES": ("helpful", "honest", "harmless"), "vars(self)": ("base", "sft", "ppo", "dpo")}  # read in a loop
-    read = {name for loop, names in by_name.items() if loop in code for name in names}
-    # `debug` is looked for among the arguments, before there is a configuration; a loss is given its own by name.
-    read |= {"debug"} | set(re.findall(r"\*, ([\w: ,]+)\)", code) and re.findall(r"(\w+): float", code))
-    unread = [f"{kind}.{name}" for kind, name in options if not re.search(rf"\.{name}\b", code) and name not in read]
+    by_name = {option for loss in PREFERENCE_LOSSES for option in options_of(loss)}  # given to a loss as keywords
+    by_name |= {"helpful", "honest", "harmless", "base", "sft", "ppo", "dpo"}  # read in a loop over all of them
+    by_name |= {"debug"}  # looked for among the arguments, before there is a configuration
+    by_name |= {"top_p", "top_k"}  # stand there to be refused with the reason
+    unread = [
+        f"{kind}.{name}"
+        for kind, name in options
+        if not (re.search(rf"\.{name}\b", code) or f"${{{name}}}" in files or name in by_name)
+    ]
     assert unread == []
 
 

@@ -1,4 +1,4 @@
-"""One command for the whole chain: what it leaves, what it leaves alone, and that no interruption changes its result."""
+"""One command for the whole chain: what it leaves, what it leaves alone, and that no interruption changes that."""
 
 from __future__ import annotations
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import hydra
@@ -56,10 +57,23 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
 
 def checked(raw: DictConfig) -> Any:
     """The configuration as plain dataclasses, each of which checked itself. Raises ConfigError."""
+    for name, known in _added(raw):
+        raise ConfigError(_nearest(name, known))
     missing = sorted(OmegaConf.missing_keys(raw))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; say {missing[0]}=...")
     return OmegaConf.to_object(raw)
+
+
+def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]:
+    """(name, the options beside it) of every option that Hydra was told to add with a `+`, and that no code reads."""
+    kind = OmegaConf.get_type(node)
+    fields = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else list(node)
+    for name in node:
+        if name not in fields:
+            yield f"{place}{name}", [place + field for field in fields]
+        elif not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+            yield from _added(node[name], f"{place}{name}.")
 
 
 def _report(error: BaseException, known: list[str], debug: bool) -> int:
@@ -101,19 +115,30 @@ def _config_line(error: BaseException, known: list[str]) -> str:
     messages = [str(cause) for cause in _chain(error)]
     if isinstance(error, MissingMandatoryValue):
         return messages[0]
+    everything = "\n".join(messages)
     for text in messages:
         if unknown := re.search(r"Key '([^']+)' not in '(\w+)'", text):
-            full = re.search(r"full_key: (\S+)", "\n".join(messages))
-            return _nearest(full.group(1) if full else unknown.group(1), known)
-        if group := re.search(r"Could not find '([^']+)'\s+Available options in '[^']*':\s+(.*)", text, re.DOTALL):
-            return _nearest(group.group(1), group.group(2).split())
-    wrong = next((t for t in messages if "could not be converted" in t or "Cannot convert" in t), None)
+            full = re.search(r"full_key: (\S+)", everything)
+            name = full.group(1) if full else unknown.group(1)
+            if "while composing config" in everything:
+                return f"the choice of {name.split('.')[0]}= does not fit this stage, which has no option {name}"
+            return _nearest(name, known)
+        if unsaid := re.search(r"You must specify '([^']+)'.*Available options:\s+(.*)", text, re.DOTALL):
+            group, choices = unsaid.group(1), ", ".join(unsaid.group(2).split())
+            return f"{group} has no choice; say {group}= and one of {choices}"
+        if choice := _NO_CHOICE.search(text):
+            return _nearest(choice.group(1), (choice.group(2) or "").split())
+    wrong = next((t for t in messages if re.search("could not be converted|Cannot convert|is not a valid", t)), None)
     if wrong:
         option = re.search(r"full_key: (\S+)", wrong)
         return f"{option.group(1) if option else 'an option'}: {wrong.splitlines()[0]}"
     return messages[0].splitlines()[0]
 
 
+_NO_CHOICE = re.compile(r"Could not find '([^']+)'(?:\s+Available options in '[^']*':\s+(.*))?", re.DOTALL)
+
+
 def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    parts = {".".join(option.split(".")[: depth + 1]) for option in known for depth in range(option.count(".") + 1)}
+    close = difflib.get_close_matches(name, sorted(parts), n=1, cutoff=0.3)
     return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "; --help lists all")
