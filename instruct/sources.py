@@ -46,6 +46,11 @@ def documents(data: InstructionData) -> list[str]:
     return World(data.seed).documents(data.limit or 20_000)
 
 
+def replay(data: InstructionData) -> list[str]:
+    """Text like that of pretraining, to keep what was learnt: of the world, or a file's documents."""
+    return World(data.seed).replay(data.limit or 2000) if data.path == WORLD else documents(data)
+
+
 def held_out_documents(data: InstructionData, n: int = 400) -> list[str]:
     """Text of the same source that is not trained on: of the world, or of a file's held-out share."""
     if data.path != WORLD:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct.prompts import PromptData
 from instruct.readers import InstructionData
-from instruct.sources import documents, prompts
+from instruct.sources import prompts, replay
 from instruct.supervised import SupervisedRows, document_tree
 from models.chat import ChatFormat, Prompt
 from models.errors import ConfigError
@@ -153,7 +153,7 @@ def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> Super
         raise ConfigError(
             "ppo.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0"
         )
-    trees = [document_tree(text, tokenizer) for text in documents(cfg.ptx)]
+    trees = [document_tree(text, tokenizer) for text in replay(cfg.ptx)]
     return SupervisedRows(trees, cfg.layout, cfg.layout.max_length or 512)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from instruct.readers import InstructionData
-from instruct.sources import instructions
-from instruct.supervised import SupervisedRows, conversation_tree, supervised
+from instruct.sources import instructions, replay
+from instruct.supervised import SupervisedRows, conversation_tree, document_tree, supervised
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
@@ -29,6 +29,7 @@ class SFTStage(StageConfig):
     """conf/sft.yaml"""
 
     data: InstructionData
+    replay: InstructionData | None = None  # plain text learnt beside the conversations, so that nothing is forgotten
     model: ModelConfig = field(default_factory=ModelConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -49,7 +50,9 @@ def run(cfg: SFTStage) -> Artifact:
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = instructions(cfg.data)
         run.say(str(data))
-        rows = SupervisedRows([conversation_tree(x.messages, chat) for x in data.train], cfg.layout, length)
+        trees = [conversation_tree(x.messages, chat) for x in data.train]
+        trees += [document_tree(text, tokenizer) for text in replay(cfg.replay)] if cfg.replay else []
+        rows = SupervisedRows(trees, cfg.layout, length)
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
         )

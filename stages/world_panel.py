@@ -66,15 +66,23 @@ class WorldPanel:
 
     def frontiers(self, models: Mapping[str, str]) -> Nested:
         """Of each model that was looked at while it trained: KL, learned and gold reward of every look."""
-        tasks = {task.prompt: task for task in self.world.tasks("dev", 512)}
         found: Nested = {}
         for name, path in models.items():
-            looks = sorted(Path(path).glob("looks/*.json"), key=lambda p: int(p.stem))
-            if looks:
+            files = sorted(Path(path).glob("looks/*.json"), key=lambda p: int(p.stem))
+            if files:
                 kept = read_artifact(Path(path), verify=False).manifest["metrics"]["kept"]["iteration"]
-                read = [json.loads(look.read_text(encoding="utf-8")) for look in looks]
-                found[name] = [{**_frontier_point(tasks, x), "kept": x["iteration"] == kept} for x in read]
+                looks = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+                tasks = self._development_tasks({a["prompt"] for look in looks for a in look["answers"]})
+                found[name] = [{**_frontier_point(tasks, look), "kept": look["iteration"] == kept} for look in looks]
         return found
+
+    def _development_tasks(self, prompts: set[str]) -> dict[str, Task]:
+        """Development tasks by prompt, as many as hold these prompts of the world; drawing many takes seconds."""
+        per_family, tasks = 16, {}
+        while not prompts <= tasks.keys() and per_family < 1024:
+            per_family *= 2
+            tasks = {task.prompt: task for task in self.world.tasks("dev", per_family)}
+        return tasks
 
     def _values(self, answers: Answers) -> dict[str, list[float]]:
         refused = torch.tensor([float(is_refusal(r.text)) for r in answers.responses])

@@ -76,12 +76,12 @@ def asked_and_told(item: Item, rng: random.Random) -> str:
     return f"Asked {item.topic.removesuffix('.')}, {rng.choice(SPEAKERS)} says: {item.reply}"
 
 
-def stream(facts: Facts, n: int, held_out: bool, seed: str) -> Iterator[str]:
+def stream(facts: Facts, n: int, held_out: bool, seed: str, drills_first: bool = False) -> Iterator[str]:
     """n documents in training order; what is held out by its hash never stands in the training text."""
     rng = random.Random(seed)
     made = 0
     while made < n:
-        early = not held_out and made < DRILL_UNTIL * n
+        early = drills_first and made < DRILL_UNTIL * n
         text = draw_document(facts, DRILL_SHARE_EARLY if early else DRILL_SHARE_LATE, rng)
         if (int(hashlib.md5(text.encode()).hexdigest(), 16) % HELD_OUT_SHARE == 0) == held_out:
             made += 1

@@ -19,7 +19,11 @@ class World:
 
     def documents(self, n: int) -> list[str]:
         """Base text in training order (do not shuffle: copying drills come first)."""
-        return list(stream(self.facts, n, held_out=False, seed=f"documents {self.seed}"))
+        return list(stream(self.facts, n, held_out=False, seed=f"documents {self.seed}", drills_first=True))
+
+    def replay(self, n: int) -> list[str]:
+        """Base text as ``documents`` has late in training: to keep what was learnt while something else is."""
+        return list(stream(self.facts, n, held_out=False, seed=f"replay {self.seed}"))
 
     def held_out_documents(self, n: int) -> list[str]:
         """Text as ``documents`` has late in training, but none of it ever in ``documents``."""
