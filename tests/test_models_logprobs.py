@@ -22,6 +22,7 @@ class Logits(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
+        self.out_features = vocabulary
         self.register_buffer("weight", torch.eye(vocabulary, dtype=torch.float64))
 
     def forward(self, hidden: Tensor) -> Tensor:
