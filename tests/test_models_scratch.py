@@ -60,7 +60,7 @@ def test_copying_is_learnt_from_drills() -> None:
     text = [t + a + " Again:" + a for t, a in (drill(rng) for _ in range(24 * steps))]
     tokenizer = make_tokenizer(text, 259 + 4 * len(WORDS))
     torch.manual_seed(0)
-    size = Architecture(vocabulary=len(tokenizer), hidden=64, layers=2, heads=2, feed_forward=128)
+    size = Architecture(vocabulary=len(tokenizer), hidden=128, layers=2, heads=4, feed_forward=256)
     model = make_model(size, tokenizer)
     rows = SupervisedRows([document_tree(t, tokenizer) for t in text], LayoutConfig(), 256)
     optimizer = torch.optim.AdamW(model.parameters(), lr=COPY_RATE, betas=(0.9, 0.98), fused=True)
@@ -70,7 +70,7 @@ def test_copying_is_learnt_from_drills() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    assert copied(model, tokenizer, rng) > 0.7
+    assert copied(model, tokenizer, rng) > 0.8
 
 
-COPY_STEPS, COPY_RATE = 350, 6e-3
+COPY_STEPS, COPY_RATE = 350, 3e-3
