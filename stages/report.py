@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
     manifest = evaluation.manifest
     return Report(
         title=f"{name}: is the model better, and at what cost?",
-        models=tuple(model_result(model, found, reference) for model, found in results.items()),
+        models=tuple(model_result(model, results[model], reference) for model in in_order(results)),
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         frontiers=tuple(frontiers(evaluation)),
         reward_quality=tuple(reward_quality(reward)) if reward else (),
@@ -89,6 +89,11 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
         },
         metrics=(*METRICS, *(m for m in WORLD_METRICS if any(m.key in estimates(r) for r in results.values()))),
     )
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Stages and models as they follow from one another."""
+    return sorted(names, key=ORDER.index)
 
 
 def model_result(name: str, found: Mapping[str, Any], reference: str) -> ModelResult:
