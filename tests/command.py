@@ -8,6 +8,7 @@ starts an interpreter instead. `processes=n` starts n that know of each other, a
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import gc
 import importlib
@@ -40,6 +41,7 @@ AHEAD = (
 ENVIRONMENT = {
     "HHH_TESTS": "1",
     "HF_HUB_OFFLINE": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # only a process without other threads forks well
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -72,7 +74,7 @@ def stage(
     environment: dict[str, str] | None = None,
     fresh: bool = False,
     processes: int = 1,
-    limit: float = 300.0,
+    limit: float = 120.0,
 ) -> Ended:
     """Run `python -m stages.<name> <options>` in `cwd`; without a tracker unless an option says otherwise.
 
@@ -198,7 +200,7 @@ def _waited(pids: list[int], limit: float) -> int | None:
             code = None
         time.sleep(0.01)
     for pid in running:
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGABRT)  # faulthandler says where it hung
         os.waitpid(pid, 0)
     return code
 
@@ -213,6 +215,7 @@ def _become(job: dict[str, Any]) -> None:
         file = os.open(job["streams"][name], os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
+    faulthandler.enable()
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.argv = [job["module"], *job["arguments"]]
     sys.modules.pop(job["module"], None)
