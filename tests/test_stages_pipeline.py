@@ -115,9 +115,9 @@ def test_being_killed_in_every_stage_changes_no_weight_and_no_metric(whole: Ende
     assert cut.code == 0, cut.stderr
     for name in STAGES:
         ours, theirs = manifest(folder / "cut" / name), manifest(folder / "whole" / name)
+        assert ours["identity"] == theirs["identity"], name
         assert ours["files"] == theirs["files"], name
         assert ours["metrics"] == theirs["metrics"], name
-        assert ours["identity"] == theirs["identity"], name
     assert (folder / "cut/results.json").read_bytes() == (folder / "whole/results.json").read_bytes()
 
 
