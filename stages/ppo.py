@@ -41,9 +41,7 @@ class PPOStage(StageConfig):
 
     data: PromptData
     reward: ModelConfig = field(default_factory=ModelConfig)
-    referee: str | None = field(
-        default=None, metadata=INPUT
-    )  # a reward model of other data, which picks the checkpoint
+    referee: str | None = field(default=None, metadata=INPUT)  # a reward model of other data: picks the checkpoint
     ptx: InstructionData | None = None  # pretraining text for ppo.ptx_coef
     model: ModelConfig = field(default_factory=ModelConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)

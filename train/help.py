@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+PER_LINE = re.MULTILINE | re.DOTALL
 CONF = Path(__file__).parent.parent / "conf"
 
 
@@ -45,9 +46,11 @@ def comments(schema: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in reversed(schema.__mro__):
         if dataclasses.is_dataclass(part):
-            for line in inspect.getsource(part).split("\n"):
-                if match := re.match(r"    (\w+): .*?  # (.*)$", line):
-                    found[match.group(1)] = match.group(2)
+            # A long field closes its parenthesis on a line of its own, and the comment stands there.
+            for match in re.finditer(
+                r"^    (\w+): (?:[^\n]*?|[^\n]*\($.*?^    \))  # ([^\n]*)$", inspect.getsource(part), PER_LINE
+            ):
+                found[match.group(1)] = match.group(2)
     return found
 
 
