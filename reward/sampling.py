@@ -23,7 +23,7 @@ class SamplingConfig:
     variants: int = 3  # perturbed and corrupted responses beside them
     temperature: float = 1.0
     max_new_tokens: int = 40
-    noise: float = 0.1  # share of judgements exchanged with a sibling's, on each axis apart
+    noise: float = 0.1  # share of judgements that are replaced by a sibling's, on each axis apart
 
     def __post_init__(self) -> None:
         if self.samples + self.variants < 2 or self.samples < 1 or self.variants < 0:
@@ -66,7 +66,7 @@ def rank(
 
 
 def with_noise(rankings: Sequence[Ranking], noise: float, rng: random.Random) -> list[Ranking]:
-    """Each judgement, on each axis apart, is with probability `noise` exchanged with that of a random sibling."""
+    """Each judgement, on each axis apart, is with probability `noise` replaced by that of a random sibling."""
     return [_noisy(ranking, noise, rng) for ranking in rankings]
 
 
@@ -82,11 +82,10 @@ def flipped_pairs(clean: Sequence[Ranking], noisy: Sequence[Ranking]) -> float:
 
 
 def _noisy(ranking: Ranking, noise: float, rng: random.Random) -> Ranking:
-    columns = [list(axis) for axis in zip(*ranking.scores, strict=True)]
-    for axis in columns:
-        for i in range(len(axis)):
-            if rng.random() < noise:
-                j = rng.randrange(len(axis))
-                axis[i], axis[j] = axis[j], axis[i]
-    scores: tuple[AxisScores, ...] = tuple(zip(*columns, strict=True))
+    axes = [_mistaken(axis, noise, rng) for axis in zip(*ranking.scores, strict=True)]
+    scores: tuple[AxisScores, ...] = tuple(zip(*axes, strict=True))
     return Ranking(ranking.prompt, ranking.responses, scores, ranking.sources, ranking.origin)
+
+
+def _mistaken(axis: tuple[float | None, ...], noise: float, rng: random.Random) -> list[float | None]:
+    return [rng.choice(axis[:i] + axis[i + 1 :]) if rng.random() < noise else score for i, score in enumerate(axis)]

@@ -97,14 +97,17 @@ def test_equal_texts_count_once_and_prompts_without_a_difference_are_left_out() 
     assert made[0].sources == (SAMPLED, SAMPLED)
 
 
-def test_noise_exchanges_judgements_within_a_ranking() -> None:
+def test_noise_replaces_a_tenth_of_the_judgements_by_a_siblings() -> None:
     clean = [ranking((1.0, 0.9, 0.8), (0.5, 0.4, 0.3), (0.2, 0.1, 0.0))] * 200
     noisy = with_noise(clean, 0.1, random.Random(0))
+    changed = 0
     for before, after in zip(clean, noisy, strict=True):
-        for axis in range(3):
-            assert sorted(s[axis] for s in after.scores) == sorted(s[axis] for s in before.scores)
-    # Of three judgements each is exchanged with probability .1 · 2/3; an exchange turns 1 or 3 of 3 pairs.
-    assert 0.05 < flipped_pairs(clean, noisy) < 0.15
+        for old, new in zip(zip(*before.scores, strict=True), zip(*after.scores, strict=True), strict=True):
+            assert set(new) <= set(old)
+            changed += sum(a != b for a, b in zip(old, new, strict=True))
+    assert 0.08 < changed / 1800 < 0.12
+    # A wrong judgement ties one of its two pairs, and turns the other where it is an end of the ranking: 2 · .1 · 2/3.
+    assert 0.11 < flipped_pairs(clean, noisy) < 0.16
     assert with_noise(clean, 0.0, random.Random(0)) == clean
 
 
