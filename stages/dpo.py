@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
@@ -33,6 +34,7 @@ class DPOStage(StageConfig):
 
     data: RankingData
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     loss: PreferenceLoss = field(default_factory=PreferenceLoss)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -53,6 +55,7 @@ def run(cfg: DPOStage) -> Artifact:
             return run.sealed
         folder = run.input(cfg.model.path, "policy")
         policy, tokenizer = load_policy(folder, cfg.model)
+        adapt(policy, cfg.adapter)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = read_rankings(cfg.data)
         run.say(str(data))

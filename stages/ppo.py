@@ -16,6 +16,7 @@ from instruct.prompts import PromptData
 from instruct.readers import InstructionData
 from instruct.sources import prompts, replay
 from instruct.supervised import SupervisedRows, document_tree
+from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat, Prompt
 from models.errors import ConfigError
 from models.generation import end_tokens
@@ -44,6 +45,7 @@ class PPOStage(StageConfig):
     referee: str | None = field(default=None, metadata=INPUT)  # a reward model of other data: picks the checkpoint
     ptx: InstructionData | None = None  # pretraining text for ppo.ptx_coef
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -56,6 +58,7 @@ def run(cfg: PPOStage) -> Artifact:
         if run.sealed:
             return run.sealed
         policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+        adapt(policy, cfg.adapter)
         chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.ppo.max_new_tokens
         reward_model, critic = reward_and_critic(cfg, run, tokenizer)
         model = ActorCritic(policy, *critic)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from evals.intervals import bootstrap_mean
 from instruct.sources import WORLD
+from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.layout import LayoutConfig
@@ -42,6 +43,7 @@ class RewardStage(StageConfig):
     data: RankingData
     role: str = field(default="reward", metadata=RUNTIME)  # its folder; a second reward model referees the first
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)  # read where data=sampled
     loss: RewardLoss = field(default_factory=RewardLoss)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
@@ -72,7 +74,7 @@ def run(cfg: RewardStage) -> Artifact:
         run.write("rankings.jsonl", lambda path: write_rankings(path, train))
         run.write("held_out.jsonl", lambda path: write_rankings(path, held))
         rows = RankingRows(train, chat, cfg.layout, length)
-        model = reward_model_from(policy, tokenizer, run.generator("head"))
+        model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter)
         batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
         if cfg.engine == "trl":
             engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)

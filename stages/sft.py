@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from instruct.readers import InstructionData
 from instruct.sources import instructions, replay
 from instruct.supervised import SupervisedRows, conversation_tree, document_tree, supervised
+from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
@@ -31,6 +32,7 @@ class SFTStage(StageConfig):
     data: InstructionData
     replay: InstructionData | None = None  # plain text learnt beside the conversations, so that nothing is forgotten
     model: ModelConfig = field(default_factory=ModelConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
@@ -47,6 +49,7 @@ def run(cfg: SFTStage) -> Artifact:
         if run.sealed:
             return run.sealed
         policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+        adapt(policy, cfg.adapter)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = instructions(cfg.data)
         run.say(str(data))
