@@ -173,6 +173,9 @@ def test_a_changed_run_is_not_taken_for_the_one_that_was_cut_off(
     assert contents(made / "out/changed") == before
 
     shutil.copy(made / "alpaca.jsonl", data)
+    for fixed in ("seed=7", f"model.path={qwen2_folder}", "trainer.batch_size=2"):
+        said = refused(ConfigError, "sft", *options, "trainer.learning_rate=2e-3", fixed, "resume=force")
+        assert fixed.split("=")[0] in said and "learning_rate" not in said
     forced = stage("sft", *options, "trainer.learning_rate=2e-3", "resume=force", cwd=made)
     assert forced.code == 0 and "going on from step 1" in forced.stderr
     restarted = stage("sft", *options, "resume=restart", cwd=made)

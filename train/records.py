@@ -9,6 +9,9 @@ from typing import Any
 from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifact
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 
+MAY_CHANGE = ("trainer.", "loss.", "ppo.kl.", "deepspeed.", "the code")
+ROW_ORDER = ("trainer.batch_size", "trainer.accumulation", "trainer.shuffle")
+
 
 def record_of(stage: str, cfg: Any) -> dict[str, Any]:
     """Stage, configuration (less what changes only how it runs), inputs with their digests, code, and the identity."""
@@ -51,6 +54,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         elif old.get(key) != new.get(key):
             lines.append(f"{key} ({old.get(key)} before, {new.get(key)} now)")
     return lines if before.get("code") == now["code"] else [*lines, "the code"]
+
+
+def can_differ(difference: str) -> bool:
+    """Whether a checkpoint is still of use where two runs differ so: the rates and weights of a loss may change under
+    way; what the model is, its rows, their order and their share of a step may not."""
+    return difference.startswith(MAY_CHANGE) and not difference.startswith(ROW_ORDER)
 
 
 def _inputs(cfg: Any) -> dict[str, dict[str, Any]]:

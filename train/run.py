@@ -28,7 +28,7 @@ from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
-from train.records import differences, record_of, recorded
+from train.records import can_differ, differences, record_of, recorded
 from train.sharding import Sharding, whole_weights
 from train.surroundings import peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
@@ -247,6 +247,11 @@ class Run:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             return "new"
         if self.cfg.resume == "force" and not (self.folder / MANIFEST).exists():
+            if fixed := [difference for difference in differing if not can_differ(difference)]:
+                raise ConfigError(
+                    f"{self.folder}: resume=force cannot go on where {', '.join(fixed)} differs; choose another name=, "
+                    "or resume=restart to clear it away"
+                )
             return "unfinished"
         raise ConfigError(
             f"{self.folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
