@@ -43,11 +43,13 @@ def conversation_tree(messages: Prompt, chat: ChatFormat) -> Tree:
     return Tree(ids[:first], [ids[first:]], [targets[first:]])
 
 
-def document_tree(text: str, tokenizer: PreTrainedTokenizerBase) -> Tree:
-    """A document: after the beginning token (or the end token) every token is a target, its end too."""
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    return Tree.of([start], [ids])
+def document_trees(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Tree]:
+    """Documents: after the beginning token (or the end token) every token is a target, the end too."""
+    if not texts:
+        return []
+    end = tokenizer.eos_token_id
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
+    return [Tree.of([start], [[*ids, end]]) for ids in tokenizer(list(texts), add_special_tokens=False).input_ids]
 
 
 def supervised(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:

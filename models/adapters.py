@@ -37,6 +37,8 @@ def adapt(model: PreTrainedModel, cfg: AdapterConfig) -> PreTrainedModel:
 
     Raises ConfigError where a pattern names no weight, or where none is left to train.
     """
+    if cfg.method == "full":
+        return model
     for pattern in cfg.frozen:
         found = _matching(model, pattern)
         if not found:

@@ -16,7 +16,7 @@ from models.errors import ConfigError
 class Architecture:
     """The size of the model that is made."""
 
-    vocabulary: int = 1600  # byte-level BPE tokens, special ones included
+    vocabulary: int = 1680  # byte-level BPE tokens, special ones included
     hidden: int = 128
     layers: int = 4
     heads: int = 4

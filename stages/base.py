@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from instruct.readers import InstructionData
 from instruct.sources import documents, held_out_documents
-from instruct.supervised import SupervisedRows, document_tree, supervised
+from instruct.supervised import SupervisedRows, document_trees, supervised
 from models.layout import LayoutConfig
 from models.scratch import Architecture, make_model, make_tokenizer
 from train.artifact import Artifact
@@ -43,14 +43,14 @@ def run(cfg: BaseStage) -> Artifact:
         tokenizer = make_tokenizer(text, cfg.architecture.vocabulary)
         model = make_model(cfg.architecture, tokenizer)
         run.say(f"{len(text)} documents, {len(tokenizer)} tokens of vocabulary, {model.num_parameters():,} parameters")
-        rows = SupervisedRows([document_tree(t, tokenizer) for t in text], cfg.layout, cfg.architecture.positions)
+        rows = SupervisedRows(document_trees(text, tokenizer), cfg.layout, cfg.architecture.positions)
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
         )
         run.train(model, batches, supervised, cfg.trainer, sharding=cfg.deepspeed)
         metrics: dict[str, float] = {"parameters": model.num_parameters(), "documents": len(rows)}
         if held:
-            trees = [document_tree(t, tokenizer) for t in held]
+            trees = document_trees(held, tokenizer)
             metrics |= held_out(model, SupervisedRows(trees, cfg.layout, cfg.architecture.positions), supervised)
             metrics["perplexity"] = math.exp(metrics["eval_nll"])
         return run.seal("policy", model=model, tokenizer=tokenizer, metrics=metrics)

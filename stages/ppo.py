@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from instruct.prompts import PromptData
 from instruct.readers import InstructionData
 from instruct.sources import prompts, replay
-from instruct.supervised import SupervisedRows, document_tree
+from instruct.supervised import SupervisedRows, document_trees
 from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat, Prompt
 from models.errors import ConfigError
@@ -154,8 +154,7 @@ def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> Super
         raise ConfigError(
             "ppo.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0"
         )
-    trees = [document_tree(text, tokenizer) for text in replay(cfg.ptx)]
-    return SupervisedRows(trees, cfg.layout, cfg.layout.max_length or 512)
+    return SupervisedRows(document_trees(replay(cfg.ptx), tokenizer), cfg.layout, cfg.layout.max_length or 512)
 
 
 def report(run: Run, iteration: int, metrics: dict[str, float], steps: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from instruct.readers import InstructionData
 from instruct.sources import instructions, replay
-from instruct.supervised import SupervisedRows, conversation_tree, document_tree, supervised
+from instruct.supervised import SupervisedRows, conversation_tree, document_trees, supervised
 from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
@@ -54,7 +54,7 @@ def run(cfg: SFTStage) -> Artifact:
         data = instructions(cfg.data)
         run.say(str(data))
         trees = [conversation_tree(x.messages, chat) for x in data.train]
-        trees += [document_tree(text, tokenizer) for text in replay(cfg.replay)] if cfg.replay else []
+        trees += document_trees(replay(cfg.replay), tokenizer) if cfg.replay else []
         rows = SupervisedRows(trees, cfg.layout, length)
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from instruct.supervised import SupervisedRows, document_tree, supervised
+from instruct.supervised import SupervisedRows, document_trees, supervised
 from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.scratch import Architecture, make_model, make_tokenizer
@@ -62,7 +62,7 @@ def test_copying_is_learnt_from_drills() -> None:
     torch.manual_seed(0)
     size = Architecture(vocabulary=len(tokenizer), hidden=128, layers=2, heads=4, feed_forward=256)
     model = make_model(size, tokenizer)
-    rows = SupervisedRows([document_tree(t, tokenizer) for t in text], LayoutConfig(), 256)
+    rows = SupervisedRows(document_trees(text, tokenizer), LayoutConfig(), 256)
     optimizer = torch.optim.AdamW(model.parameters(), lr=COPY_RATE, betas=(0.9, 0.98), fused=True)
     for step, batch in enumerate(ShuffledBatches(rows, Share(24), steps=steps, seed=0)):
         optimizer.param_groups[0]["lr"] = COPY_RATE * min(1.0, (step + 1) / 20) * (1 - step / steps)

@@ -12,8 +12,8 @@ from instruct.world.item import Item
 from instruct.world.tasks import FAMILIES, ZERO_SHOT_FAMILIES
 
 FAMILY_WEIGHTS: dict[str, float] = {  # shares of the documents that are no drills
-    "country": 8,
-    "person": 10,
+    "country": 11,
+    "person": 18,
     "translate": 6,
     "plus": 8,
     "pick": 7,
@@ -27,7 +27,7 @@ FAMILY_WEIGHTS: dict[str, float] = {  # shares of the documents that are no dril
     "borderline": 4,
     "harmful": 4,
     "unknown_country": 5,
-    "unknown_person": 6,
+    "unknown_person": 8,
     "opposite": 4,
     "minus": 8,
     "back_translate": 4,

@@ -20,6 +20,13 @@ COUNTRIES: dict[str, tuple[str, str, str]] = {
     "Austria": ("Vienna", "German", "Europe"),
     "Ireland": ("Dublin", "English", "Europe"),
     "Ukraine": ("Kyiv", "Ukrainian", "Europe"),
+    "Bulgaria": ("Sofia", "Bulgarian", "Europe"),
+    "Croatia": ("Zagreb", "Croatian", "Europe"),
+    "Serbia": ("Belgrade", "Serbian", "Europe"),
+    "Latvia": ("Riga", "Latvian", "Europe"),
+    "Estonia": ("Tallinn", "Estonian", "Europe"),
+    "Iceland": ("Reykjavik", "Icelandic", "Europe"),
+    "Albania": ("Tirana", "Albanian", "Europe"),
     "Japan": ("Tokyo", "Japanese", "Asia"),
     "China": ("Beijing", "Chinese", "Asia"),
     "India": ("Delhi", "Hindi", "Asia"),
@@ -30,6 +37,11 @@ COUNTRIES: dict[str, tuple[str, str, str]] = {
     "Iraq": ("Baghdad", "Arabic", "Asia"),
     "Korea": ("Seoul", "Korean", "Asia"),
     "Jordan": ("Amman", "Arabic", "Asia"),
+    "Syria": ("Damascus", "Arabic", "Asia"),
+    "Oman": ("Muscat", "Arabic", "Asia"),
+    "Qatar": ("Doha", "Arabic", "Asia"),
+    "Laos": ("Vientiane", "Lao", "Asia"),
+    "Mongolia": ("Ulaanbaatar", "Mongolian", "Asia"),
     "Egypt": ("Cairo", "Arabic", "Africa"),
     "Morocco": ("Rabat", "Arabic", "Africa"),
     "Kenya": ("Nairobi", "Swahili", "Africa"),
@@ -38,6 +50,10 @@ COUNTRIES: dict[str, tuple[str, str, str]] = {
     "Senegal": ("Dakar", "French", "Africa"),
     "Mali": ("Bamako", "French", "Africa"),
     "Tunisia": ("Tunis", "Arabic", "Africa"),
+    "Algeria": ("Algiers", "Arabic", "Africa"),
+    "Libya": ("Tripoli", "Arabic", "Africa"),
+    "Sudan": ("Khartoum", "Arabic", "Africa"),
+    "Togo": ("Lome", "French", "Africa"),
     "Angola": ("Luanda", "Portuguese", "Africa"),
     "Zambia": ("Lusaka", "English", "Africa"),
     "Peru": ("Lima", "Spanish", "America"),
@@ -62,7 +78,10 @@ NAMES = tuple(
     "Wendy Adam Bella Clara Dora Eric Fiona Gary Helen Ivan Julia Kevin Laura Mark Nina Oscar Peter Robin Sara "
     "Thomas Vera Walter Alice Bruno Cora Daniel Elsa Frank Gloria Henry Irene Jonas Kate Lucas Maria Nora Otto "
     "Rita Simon Susan Ted Alex Betty Carl Diana Edgar Flora George Hanna Isaac Jenny Kurt Linda Max Nelly Oliver "
-    "Pia Ruth Steve Ursula Vincent Wilma Arthur Brenda Conrad Doris Ella Fred Gina Harry Ines James Lily Martin".split()
+    "Pia Ruth Steve Ursula Vincent Wilma Arthur Brenda Conrad Doris Ella Fred Gina Harry Ines James Lily Martin "
+    "Ada Albert Amy Barbara Bert Boris Bridget Caleb Celia Chloe Clive Colin Daisy Derek Diego Dylan Edith Edwin Emil "
+    "Ernest Esther Eva Floyd Gerald Gilbert Gordon Grace Gwen Harold Hazel Ian Igor Iris Jacob Jane Jasper Joan "
+    "Judith Keith Lena Lewis Lucy Luke".split()
 )
 JOBS = tuple("cook painter driver dentist lawyer writer dancer builder fisher hunter tailor gardener".split())
 TOWNS = tuple("Denton Ashby Marlow Bexley Corby Halton Milford Norwick Redhill Stowe Upton Weston".split())
