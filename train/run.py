@@ -30,7 +30,7 @@ from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
 from train.records import can_differ, differences, record_of, recorded
 from train.sharding import Sharding, whole_weights
-from train.surroundings import peak_memory_mb, surroundings
+from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 
@@ -222,6 +222,7 @@ class Run:
             self.say("done already, unchanged")
             return
         self.started = time.time()
+        forget_peak_memory()
         if self.cfg.threads:
             torch.set_num_threads(self.cfg.threads)
         set_seed(self.cfg.seed)
