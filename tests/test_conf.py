@@ -37,11 +37,16 @@ def test_every_stage_composes_and_converts_to_its_dataclass(name: str) -> None:
     assert type(found) is schema(name)
 
 
-@pytest.mark.parametrize("group", ["deepspeed", "tracking"])
+@pytest.mark.parametrize("group", ["adapter", "deepspeed", "tracking"])
 def test_every_choice_of_a_group_composes(group: str) -> None:
     for choice in sorted(path.stem for path in (CONF / group).glob("*.yaml")):
         found = getattr(composed("sft", *NEEDED["sft"], f"{group}={choice}"), group)
-        assert choice in (f"zero{getattr(found, 'stage', '')}", getattr(found, "backend", ""), "none")
+        assert choice in (
+            f"zero{getattr(found, 'stage', '')}",
+            getattr(found, "backend", ""),
+            getattr(found, "method", ""),
+            "none",
+        )
 
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
