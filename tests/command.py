@@ -26,9 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
+from models.errors import HHHError
 from train.entry import checked
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +110,13 @@ def composed(name: str, *options: str) -> Any:
 def run(name: str, *options: str) -> Any:
     """What the stage's own `run` returns, in this process."""
     return importlib.import_module(f"stages.{name}").run(composed(name, *options))
+
+
+def refused(kind: type[HHHError], name: str, *options: str) -> str:
+    """The message of the error of this kind in which the stage ends, run in this process."""
+    with pytest.raises(kind) as caught:
+        run(name, *options)
+    return str(caught.value)
 
 
 def schema(name: str) -> type:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import run
+from tiny_data import INSTRUCTIONS, PAIRS, PROMPTS, RANKINGS, STEPS, written
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -61,6 +63,19 @@ def llama_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.Te
         eos_token_id=tokenizer.eos_token_id,
     )
     return saved(config, tokenizer, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny(llama_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data files, and in outputs/tiny an SFT and a reward artefact."""
+    folder = tmp_path_factory.mktemp("faults")
+    for name, rows in (("alpaca", INSTRUCTIONS), ("pairs", PAIRS), ("kwise", RANKINGS), ("prompts", PROMPTS)):
+        written(folder / f"{name}.jsonl", rows)
+    place = (f"outputs={folder / 'outputs'}", "name=tiny")
+    run("sft", *place, "data=alpaca", f"data.path={folder / 'alpaca.jsonl'}", f"model.path={llama_folder}", *STEPS)
+    tuned = f"model.path={folder / 'outputs/tiny/sft'}"
+    run("reward", *place, "data=kwise", f"data.path={folder / 'kwise.jsonl'}", tuned, *STEPS)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -54,3 +54,15 @@ def written(path: Path, rows: Iterable[dict[str, Any]]) -> str:
     """The rows as JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def saved(folder: Path, name: str, content: bytes | str) -> Path:
+    """A file of exactly this content."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def sft(folder: Path, model: str | Path, data: str | Path, *options: str) -> tuple[str, ...]:
+    """Options of an SFT run on Alpaca rows with its outputs below `folder`."""
+    return ("data=alpaca", f"data.path={data}", f"model.path={model}", f"outputs={folder / 'out'}", *STEPS, *options)
