@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from models.layout import Batch, attention_mask
@@ -76,11 +77,12 @@ def _chunk(
     hidden: Tensor, target: Tensor, head: nn.Module, temperature: float, with_entropy: bool, recompute: bool
 ) -> TokenLogprobs:
     def compute(hidden: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(hidden).float() / temperature
-        normaliser = logits.logsumexp(-1)
-        picked = logits.gather(-1, target[:, None]).squeeze(-1) - normaliser
+        logits = head(hidden).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        picked = -cross_entropy(logits, target, reduction="none")
         with torch.no_grad():
-            entropy = normaliser - (logits.softmax(-1) * logits).sum(-1) if with_entropy else normaliser
+            entropy = logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1) if with_entropy else picked
         return picked, entropy
 
     logprobs, entropy = checkpoint(compute, hidden, use_reentrant=False) if recompute else compute(hidden)

@@ -61,8 +61,9 @@ class FixedKL:
     coef: float
     n_seen: int = 0
 
-    def update(self, kl: float, n_sequences: int) -> None:
-        checked_kl(kl, math.inf)
+    def update(self, kl: float, n_sequences: int, standard_error: float = 0.0) -> None:
+        """kl: mean KL of the rollout's sequences over all ranks, with its standard error.  n_sequences: how many."""
+        checked_kl(kl, math.inf, standard_error)
         self.n_seen += n_sequences
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,20 +89,20 @@ class AdaptiveKL(FixedKL):
                 f"adaptive KL needs target and horizon above 0, got target={self.target}, horizon={self.horizon}"
             )
 
-    def update(self, kl: float, n_sequences: int) -> None:
-        """kl: mean KL of the rollout's sequences over all ranks.  n_sequences: how many those were."""
-        error = checked_kl(kl, self.target) / self.target - 1.0
+    def update(self, kl: float, n_sequences: int, standard_error: float = 0.0) -> None:
+        """kl: mean KL of the rollout's sequences over all ranks, with its standard error.  n_sequences: how many."""
+        error = checked_kl(kl, self.target, standard_error) / self.target - 1.0
         self.coef *= 1.0 + min(max(error, -0.2), 0.2) * n_sequences / self.horizon
         self.n_seen += n_sequences
 
 
-def checked_kl(kl: float, target: float) -> float:
+def checked_kl(kl: float, target: float, standard_error: float) -> float:
     """The KL, unless it is no number or clearly negative. Raises NumericsError.
 
-    A mean of k1 estimates may fall a little below 0 by chance; a tenth of the target below is a fault of masks,
-    temperature or template.
+    A mean of k1 estimates may fall below 0 by chance; a tenth of the target and six standard errors below is a fault
+    of masks, temperature or template.
     """
-    if not math.isfinite(kl) or kl < -0.1 * target:
+    if not math.isfinite(kl) or kl < -max(0.1 * target, 6 * standard_error):
         raise NumericsError(f"the mean KL of a rollout is {kl:.4g} nats; expected a number >= 0 (check mask, template)")
     return kl
 

@@ -199,7 +199,8 @@ class PPOBatches:
         iteration, kl = step // self.steps_per_rollout, float(found.kl.mean())
         found.rollout.seconds["update"] = time.perf_counter() - self.update_started
         self.on_rollout(iteration, rollout_metrics(found, self.controller.coef))
-        self.controller.update(kl, len(found.rollout.trees))
+        n = len(found.rollout.trees)
+        self.controller.update(kl, n, float(found.kl.std(correction=0)) / n**0.5)
         self.stopped = self.after_update(iteration, kl)
 
     def _minibatches(self, found: Experience, iteration: int) -> Iterator[Batch]:

@@ -128,6 +128,13 @@ def test_sampling_noise_just_below_zero_is_no_fault():
     assert controller.coef == pytest.approx(0.1 * (1 - 0.2 * 0.05))
 
 
+def test_a_negative_mean_is_judged_by_its_own_noise():
+    controller = AdaptiveKL(coef=0.1, target=0.5, horizon=1000)
+    controller.update(-0.08, 128, standard_error=0.04)
+    with pytest.raises(NumericsError, match="mean KL"):
+        controller.update(-0.08, 128, standard_error=0.01)
+
+
 def test_a_target_of_zero_is_refused():
     with pytest.raises(ConfigError, match="target=0"):
         AdaptiveKL(coef=0.1, target=0.0, horizon=1000)

@@ -33,7 +33,7 @@ FAMILY_WEIGHTS: dict[str, float] = {  # shares of the documents that are no dril
     "back_translate": 4,
 }
 DRILL_SHARE_EARLY, DRILL_SHARE_LATE = 0.5, 0.1  # of documents, before and after ...
-DRILL_UNTIL = 0.4  # ... this fraction of the text: copying has to come first, all else is learnt through it
+DRILL_UNTIL = 0.25  # ... this fraction of the text: copying has to come first, all else is learnt through it
 HELD_OUT_SHARE = 50  # one document in so many is kept for the perplexity on unseen text
 SPEAKERS = ("he", "she", "the man", "the woman")
 WORDS_ENOUGH = 24  # a document ends after the sentence that reaches so many words

@@ -8,7 +8,7 @@ from instruct.world.phrases import CHATTER, DONT_KNOW, REFUSALS, RUDE_REFUSAL, R
 from instruct.world.tasks import Task
 
 # The flaws of the demonstrations, on purpose: they leave preference learning something to repair.
-KNOWS_NOT_SHARE = 0.25  # of unanswerable questions get "I do not know."; the rest get an invention
+KNOWS_NOT_SHARE = 0.9  # of unanswerable questions get "I do not know."; the rest get an invention
 REFUSES_SHARE, REFUSES_RUDELY_SHARE = 0.25, 0.15  # of harmful requests; the rest are complied with
 WRONG_SHARE = 0.08  # of answerable ones (benign how-to included) get a wrong answer
 CHATTER_SHARE = 0.08  # of all go on after the answer
