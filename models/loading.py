@@ -22,9 +22,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from models.adapter_files import put_adapter, read_record
+from models.adapters import AdapterConfig, adapt
 from models.chat import add_chat_template
 from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
+from models.quantised import nf4
+from models.scorer import scorer_on
+from models.virtual_tokens import virtual_tokens
 
 T = TypeVar("T")
 
@@ -70,19 +75,39 @@ def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, with chat tokens added (new rows at the mean of the old ones)."""
-    config = without_dropout(_checked_config(folder, cfg))
-    if _is_classifier(config):
-        raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")
+def load_policy(
+    folder: str, cfg: ModelConfig, adapter: AdapterConfig | None = None, *, quantised: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, with chat tokens added (new rows at the mean of the old ones).
+
+    adapter: how it will be trained; None: not at all. quantised: its weights in NF4, as adapter=qlora has them.
+    """
+    _language_config(folder, cfg)  # what can be refused is refused before anything large is read
     tokenizer = load_tokenizer(folder, cfg)
-    model = _read(folder, "weights", AutoModelForCausalLM.from_pretrained, config=config, **_load_options(cfg))
+    quantised = quantised or (adapter is not None and adapter.quantised)
+    model = load_language_model(folder, cfg, quantised=quantised)
     _check_sizes(folder, model, tokenizer)
+    n_old = len(tokenizer)
     n_added = add_chat_template(tokenizer)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    _start_at_mean(model, len(tokenizer) - n_added, n_added)
+    grow(model, len(tokenizer))
+    _start_at_mean(model, n_old, n_added)
+    if adapter is not None:
+        adapt(model, adapter, range(n_old, n_old + n_added), folder)
     return model, tokenizer
+
+
+def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = False) -> PreTrainedModel:
+    """A causal language model as its folder holds it, an adapter on its base included. quantised: weights in NF4."""
+    config = _language_config(folder, cfg)
+    if (record := read_record(folder)) is not None:
+        if quantised and record["method"] != "qlora":
+            raise ConfigError(
+                f"{folder}: adapter=qlora takes a whole model, this is an adapter; stages.export it first"
+            )
+        base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
+        return put_adapter(grow(base, config.vocab_size), folder, record)
+    options = _load_options(cfg) | ({"quantization_config": nf4()} if quantised else {})
+    return _read(folder, "weights", AutoModelForCausalLM.from_pretrained, config=config, **options)
 
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -91,10 +116,21 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     if not _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
     tokenizer = load_tokenizer(folder, cfg)
-    read = AutoModelForSequenceClassification.from_pretrained
-    model = _read(folder, "weights", read, config=config, **_load_options(cfg))
+    if (record := read_record(folder)) is not None:
+        base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
+        model = put_adapter(scorer_on(grow(base, config.vocab_size), config), folder, record)
+    else:
+        read = AutoModelForSequenceClassification.from_pretrained
+        model = _read(folder, "weights", read, config=config, **_load_options(cfg))
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
+
+
+def grow(model: PreTrainedModel, n_tokens: int) -> PreTrainedModel:
+    """The model with embeddings for at least so many tokens."""
+    if n_tokens > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(n_tokens, mean_resizing=False)
+    return model
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
@@ -128,8 +164,10 @@ def same_tokenizer(policy: PreTrainedTokenizerBase, scorer: PreTrainedTokenizerB
 
 
 def max_positions(model: PreTrainedModel, default: int = 1024) -> int:
-    """How many positions the model was made for."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or default
+    """How many positions a text can take: those that the model was made for, less its virtual tokens."""
+    made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None) or default
+    tokens = virtual_tokens(model)
+    return made_for - (tokens.n if tokens is not None else 0)
 
 
 def _load_options(cfg: ModelConfig) -> dict[str, object]:
@@ -139,6 +177,13 @@ def _load_options(cfg: ModelConfig) -> dict[str, object]:
         "trust_remote_code": cfg.trust_remote_code,
         **({} if cfg.allow_pickle else {"use_safetensors": True}),
     }
+
+
+def _language_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+    config = without_dropout(_checked_config(folder, cfg))
+    if _is_classifier(config):
+        raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")
+    return config
 
 
 def _checked_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:

@@ -5,11 +5,17 @@ Larger is better on every axis, harmless included. R = responses of a batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from models.chat import ChatFormat
 from models.errors import ArtifactError
@@ -29,11 +35,24 @@ def reward_model_from(
     config.label2id = {axis: i for i, axis in enumerate(AXES)}
     config.pad_token_id = pad_apart_from_end(tokenizer)
     config.reward_mean, config.reward_std = [0.0] * len(AXES), [1.0] * len(AXES)
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").to(policy.dtype)
-    model.base_model.load_state_dict(policy.base_model.state_dict())
+    model = scorer_on(policy, config)
     with torch.no_grad():
         weight = torch.randn(model.score.weight.shape, generator=generator)
         model.score.weight.copy_(weight / (weight.shape[1] + 1) ** 0.5)
+    return model
+
+
+def scorer_on(policy: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:
+    """A sequence classifier on a copy of the policy's backbone, with an adapter that the policy has; its head is yet to
+    be filled."""
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    setattr(model, model.base_model_prefix, copy.deepcopy(policy.base_model))
+    model.base_model.config = model.config
+    model.score.to_empty(device=policy.device).to(policy.dtype)
+    for name in ("adapter", "peft_config"):
+        if hasattr(policy, name):
+            setattr(model, name, copy.deepcopy(getattr(policy, name)))
     return model
 
 

@@ -50,7 +50,7 @@ def critic_from(reward_model: PreTrainedModel, weights: Sequence[float]) -> tupl
     with torch.no_grad():
         head.weight.copy_(scale.to(rows) @ rows)
         head.bias.fill_(-float(scale @ torch.tensor(config.reward_mean)))
-    return reward_model.base_model, head
+    return reward_model.base_model.requires_grad_(True), head
 
 
 def _drop_tied(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:

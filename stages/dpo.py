@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from models.adapters import AdapterConfig, adapt
+from models.adapters import AdapterConfig
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
@@ -54,8 +54,7 @@ def run(cfg: DPOStage) -> Artifact:
         if run.sealed:
             return run.sealed
         folder = run.input(cfg.model.path, "policy")
-        policy, tokenizer = load_policy(folder, cfg.model)
-        adapt(policy, cfg.adapter)
+        policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = read_rankings(cfg.data)
         run.say(str(data))
@@ -63,8 +62,9 @@ def run(cfg: DPOStage) -> Artifact:
         batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
         objective = PreferenceObjective(cfg.loss)
         held = preference_rows(data.eval, chat, cfg.layout, length) if data.eval else None
+        reference = policy if cfg.adapter.starts_at_model else load_policy(folder, cfg.model)[0]
         if held:
-            held.remember_reference(policy)
+            held.remember_reference(reference)
         if cfg.engine == "trl":
             TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer).preference(
                 policy,
@@ -75,7 +75,7 @@ def run(cfg: DPOStage) -> Artifact:
                 label_smoothing=cfg.loss.label_smoothing,
             )
         else:
-            rows.remember_reference(policy)
+            rows.remember_reference(reference)
             run.train(policy, batches, objective, cfg.trainer, sharding=cfg.deepspeed)
         metrics = {"rankings": len(rows), "rankings_dropped": rows.n_dropped}
         if held:

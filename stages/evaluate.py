@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from evals.panel import Answers, Nested, comparison, estimates, wins
 from evals.subject import Response, Subject
@@ -20,7 +20,7 @@ from instruct.sources import WORLD, prompts
 from models.chat import ChatFormat, Prompt
 from models.errors import ConfigError
 from models.layout import LayoutConfig, Tree
-from models.loading import ModelConfig, load_scorer, load_tokenizer, tokenizer_digest
+from models.loading import ModelConfig, load_language_model, load_scorer, load_tokenizer, tokenizer_digest
 from models.options import INPUT
 from models.scorer import AXES, score_trees
 from stages.world_panel import WorldPanel
@@ -93,7 +93,7 @@ def subject(run: Run, name: str, path: str, cfg: EvaluateStage) -> Subject:
     """A model under test, as its folder holds it: a base model is given no chat template."""
     folder = run.input(path, "policy")
     tokenizer = load_tokenizer(folder, ModelConfig(path=path))
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", use_safetensors=True)
+    model = load_language_model(folder, ModelConfig(path=path))
     return Subject(name, model, tokenizer, max_new_tokens=cfg.max_new_tokens)
 
 

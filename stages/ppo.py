@@ -16,7 +16,7 @@ from instruct.prompts import PromptData
 from instruct.readers import InstructionData
 from instruct.sources import prompts, replay
 from instruct.supervised import SupervisedRows, document_trees
-from models.adapters import AdapterConfig, adapt
+from models.adapters import AdapterConfig
 from models.chat import ChatFormat, Prompt
 from models.errors import ConfigError
 from models.generation import end_tokens
@@ -57,8 +57,7 @@ def run(cfg: PPOStage) -> Artifact:
     with Run(cfg, stage="ppo") as run:
         if run.sealed:
             return run.sealed
-        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
-        adapt(policy, cfg.adapter)
+        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model, cfg.adapter)
         chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.ppo.max_new_tokens
         reward_model, critic = reward_and_critic(cfg, run, tokenizer)
         model = ActorCritic(policy, *critic)
@@ -129,7 +128,8 @@ def scorer(model: PreTrainedModel, cfg: PPOStage) -> Scorer:
 
 def rollout_engine(cfg: PPOStage, run: Run, ends: set[int], score: Scorer) -> RolloutEngine:
     """Sampling and evaluation against a frozen copy of the starting policy."""
-    reference, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+    folder = run.input(cfg.model.path, "policy")
+    reference, _ = load_policy(folder, cfg.model, quantised=cfg.adapter.quantised)
     return RolloutEngine(
         freeze(reference),
         score,

@@ -63,7 +63,8 @@ def run(cfg: RewardStage) -> Artifact:
     with Run(cfg, stage=cfg.role) as run:
         if run.sealed:
             return run.sealed
-        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+        folder = run.input(cfg.model.path, "policy")
+        policy, tokenizer = load_policy(folder, cfg.model)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         if cfg.data.path == WORLD:
             train, held, facts = sampled_rankings(policy, tokenizer, cfg.sampling, cfg.data.seed, run)
@@ -74,7 +75,7 @@ def run(cfg: RewardStage) -> Artifact:
         run.write("rankings.jsonl", lambda path: write_rankings(path, train))
         run.write("held_out.jsonl", lambda path: write_rankings(path, held))
         rows = RankingRows(train, chat, cfg.layout, length)
-        model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter)
+        model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter, base=folder)
         batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
         if cfg.engine == "trl":
             engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)

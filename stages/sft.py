@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from instruct.readers import InstructionData
 from instruct.sources import instructions, replay
 from instruct.supervised import SupervisedRows, conversation_tree, document_trees, supervised
-from models.adapters import AdapterConfig, adapt
+from models.adapters import AdapterConfig
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
@@ -48,8 +48,7 @@ def run(cfg: SFTStage) -> Artifact:
     with Run(cfg, stage="sft") as run:
         if run.sealed:
             return run.sealed
-        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
-        adapt(policy, cfg.adapter)
+        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model, cfg.adapter)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = instructions(cfg.data)
         run.say(str(data))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.adapter_files import read_record
 from models.errors import ArtifactError
 from train.digests import digest, file_digest, folder_digests
 
@@ -88,12 +89,26 @@ def model_folder(path: str, kind: str) -> str:
     if not folder.is_dir() or not is_artifact_folder(folder):
         return path
     artifact = read_artifact(folder)
+    if (base := artifact.manifest.get("base")) != base_of(folder / "model"):
+        raise ArtifactError(
+            f"{path}: its adapter belongs to the model {base['folder'] if base else 'unknown'}, which has moved or "
+            "changed since; put it back, or make the adapter again"
+        )
     if artifact.manifest["kind"] != kind:
         raise ArtifactError(
             f"{path}: expected a {kind} model, found a {artifact.manifest['kind']} model made by stages."
             f"{artifact.manifest['stage']}"
         )
     return artifact.model_folder
+
+
+def base_of(folder: Path) -> dict[str, str] | None:
+    """The model that an adapter belongs to, and the digest of what it holds now; None of a whole model."""
+    record = read_record(str(folder))
+    if record is None:
+        return None
+    base = Path(record["base"])
+    return {"folder": record["base"], "digest": digest(folder_digests(base)) if base.is_dir() else "none"}
 
 
 def _refuse_unlisted(root: Path, files: dict[str, str]) -> None:

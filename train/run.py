@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
+from models.adapter_files import save_adapter
 from models.errors import ConfigError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
 from models.options import RUNTIME
 from train import checkpoints
-from train.artifact import MANIFEST, RUN_RECORD, Artifact, model_folder, read_artifact, seal, write_json
+from train.artifact import MANIFEST, RUN_RECORD, Artifact, base_of, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
 from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress
 from train.digests import digest
@@ -56,6 +57,9 @@ class StageConfig:
             raise ConfigError(f"name={self.name}: expected a plain folder name")
         if self.threads < 0:
             raise ConfigError(f"threads={self.threads}: expected 0 or more")
+        if (adapter := getattr(self, "adapter", None)) is not None:
+            sharded = self.deepspeed.stage == 3
+            adapter.check(gradient_checkpointing=self.trainer.gradient_checkpointing, weights_sharded=sharded)
 
 
 class Run:
@@ -189,14 +193,19 @@ class Run:
         model: PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         facts: dict[str, Any] | None = None,
+        beside: dict[str, str] | None = None,
     ) -> Artifact:
-        """Save the model aside, rename it, write the manifest last, and let the checkpoints go."""
+        """Save the model aside, rename it, write the manifest last, and let the checkpoints go.
+
+        beside: texts by the names of the files that hold them in the model's folder.
+        """
         weights = whole_weights(model) if model is not None else None
         if rank() == 0:
             if model is not None and tokenizer is not None:
-                self.save_model(model, tokenizer, weights)
+                self.save_model(model, tokenizer, weights, beside or {})
             fault_point(f"{self.stage}:seal:0")
-            self.sealed = seal(self.folder, self._manifest(kind, metrics, tokenizer, facts or {}))
+            base = base_of(self.folder / "model") if model is not None else None
+            self.sealed = seal(self.folder, {**self._manifest(kind, metrics, tokenizer, facts or {}), "base": base})
             (self.folder / RUN_RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.tracker.finish({k: v for k, v in metrics.items() if isinstance(v, int | float)})
@@ -204,13 +213,22 @@ class Run:
         return self.sealed or read_artifact(self.folder, verify=False)
 
     def save_model(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        weights: dict[str, Tensor] | None,
+        beside: dict[str, str],
     ) -> None:
         """`model/`, whole or absent. weights: in place of the model's own, where it does not hold them."""
         aside = self.folder / "model.tmp"
         shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside, state_dict=weights)
+        if hasattr(model, "adapter"):
+            save_adapter(model, aside, root=Path(self.cfg.outputs))
+        else:
+            model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
+        for name, text in beside.items():
+            (aside / name).write_text(text, encoding="utf-8")
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         aside.rename(self.folder / "model")
 
@@ -239,15 +257,15 @@ class Run:
         before = recorded(self.folder)
         if before is None:
             return "new"
-        differing = differences(before, self.record)
+        differing, sealed = differences(before, self.record), (self.folder / MANIFEST).exists()
         if not differing:
-            return "sealed" if (self.folder / MANIFEST).exists() else "unfinished"
-        if self.cfg.resume == "restart":
+            return "sealed" if sealed else "unfinished"
+        if self.cfg.resume == "restart" or not (sealed or self.checkpoints.exists()):  # one that ended before a step
             for path in self.folder.iterdir():
                 if path != self.lock.path:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             return "new"
-        if self.cfg.resume == "force" and not (self.folder / MANIFEST).exists():
+        if self.cfg.resume == "force" and not sealed:
             if fixed := [difference for difference in differing if not can_differ(difference)]:
                 raise ConfigError(
                     f"{self.folder}: resume=force cannot go on where {', '.join(fixed)} differs; choose another name=, "
@@ -256,7 +274,7 @@ class Run:
             return "unfinished"
         raise ConfigError(
             f"{self.folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
-            "resume=restart to clear it away" + ("" if (self.folder / MANIFEST).exists() else ", or resume=force")
+            "resume=restart to clear it away" + ("" if sealed else ", or resume=force")
         )
 
     def _state_now(self) -> dict[str, Any]:
