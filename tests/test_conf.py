@@ -27,6 +27,7 @@ NEEDED = {  # what a person must say, because there is no good default
     "ppo": ("data=prompts", "data.path=x", "model.path=y", "reward.path=z"),
     "evaluate": ("models.sft=x",),
     "chat": ("model.path=y",),
+    "export": ("model.path=y",),
 }
 READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
 
