@@ -43,7 +43,7 @@ class DPOStage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_engine(self.engine, self.deepspeed)
+        check_engine(self.engine, self.deepspeed, self.adapter)
         if self.engine == "trl":
             check_preference_loss(self.loss.name, self.loss.nll)
 

@@ -53,7 +53,7 @@ class RewardStage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_engine(self.engine, self.deepspeed)
+        check_engine(self.engine, self.deepspeed, self.adapter)
         if self.engine == "trl" and self.data.path == WORLD:
             raise ConfigError("engine=trl takes pairs on one axis, the world's rankings are longer; use engine=ours")
 

@@ -40,7 +40,7 @@ class SFTStage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_engine(self.engine, self.deepspeed)
+        check_engine(self.engine, self.deepspeed, self.adapter)
 
 
 def run(cfg: SFTStage) -> Artifact:

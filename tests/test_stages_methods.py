@@ -138,6 +138,7 @@ def test_a_base_that_changed_is_refused(llama_folder: str, tmp_path: Path) -> No
         ("prefix", "trainer.gradient_checkpointing=true", "adapter=prompt"),
         ("p_tuning_v2", "trainer.gradient_checkpointing=true", "adapter=prompt"),
         ("lora", "deepspeed=zero3", "deepspeed=zero2"),
+        ("dora", "engine=trl", "engine=ours"),
     ],
 )
 def test_what_excludes_each_other_is_said_at_the_start(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
+from models.adapters import AdapterConfig
 from models.errors import ConfigError
 from models.layout import Tree
 from train.batches import ShuffledBatches
@@ -42,12 +43,14 @@ LOSSES = {
 }
 
 
-def check_engine(engine: str, sharding: Sharding) -> None:
-    """Raise ConfigError unless the engine exists and shards as asked."""
+def check_engine(engine: str, sharding: Sharding, adapter: AdapterConfig) -> None:
+    """Raise ConfigError unless the engine exists, shards as asked and trains what the adapter asks for."""
     if engine not in ENGINES:
         raise ConfigError(f"engine={engine}: expected {' or '.join(ENGINES)}")
     if engine == "trl" and sharding.stage is not None:
         raise ConfigError(f"engine=trl does not run with deepspeed.stage={sharding.stage}; use deepspeed=none")
+    if engine == "trl" and adapter.is_adapter:  # its losses read the output layer's weight past what wraps the layer
+        raise ConfigError(f"engine=trl does not run with adapter={adapter.method}; use engine=ours")
 
 
 def check_preference_loss(loss: str, nll: float) -> None:
