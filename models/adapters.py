@@ -179,7 +179,10 @@ def train_rows(model: PreTrainedModel, tokens: Sequence[int]) -> None:
     """Train the embeddings of some tokens, and their rows in the output layer."""
     modules = {id(m.weight): m for m in (model.get_output_embeddings(), model.get_input_embeddings()) if m is not None}
     names = [name for name, module in model.named_modules() if any(module is m for m in modules.values())]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     inject(model, TrainableTokensConfig(token_indices=list(tokens), target_modules=names), ROWS)
+    for parameter in trained:  # peft freezes what it did not add
+        parameter.requires_grad_(True)
 
 
 def _full(model: PreTrainedModel, cfg: AdapterConfig) -> None:

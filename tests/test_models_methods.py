@@ -135,6 +135,8 @@ def test_embeddings_of_new_tokens_are_trained_and_no_others(any_folder: str, met
     now = model.get_input_embeddings()(torch.arange(len(before)))
     changed = {i for i in range(len(before)) if not torch.equal(before[i], now[i])}
     assert changed == {5, 7}
+    alone = {name for name, p in adapted(any_folder, method).named_parameters() if p.requires_grad}
+    assert alone < {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def test_options_that_a_method_does_not_read_are_refused() -> None:

@@ -47,7 +47,7 @@ def test_an_adapter_is_sealed_apart_from_its_base(qwen2_folder: str, tmp_path: P
 
 @STAGES
 def test_what_is_loaded_is_what_was_trained(
-    qwen2_folder: str, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    gpt2_folder: str, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, torch.Tensor] = {}
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -60,10 +60,10 @@ def test_what_is_loaded_is_what_was_trained(
 
     save = running.save_adapter
     monkeypatch.setattr(running, "save_adapter", lambda model, *a, **k: (remember(model), save(model, *a, **k)))
-    folder = f"{tuned(method, qwen2_folder, tmp_path)}/model"
+    folder = f"{tuned(method, gpt2_folder, tmp_path)}/model"
     again = load_language_model(folder, ModelConfig(path=folder)).eval()
     assert torch.allclose(again(input_ids=ids).logits, kept["logits"], atol=1e-4)
-    base = AutoModelForCausalLM.from_pretrained(qwen2_folder).eval()
+    base = AutoModelForCausalLM.from_pretrained(gpt2_folder).eval()
     assert not torch.allclose(base(input_ids=ids).logits, kept["logits"][..., : base.config.vocab_size], atol=1e-3)
     assert (virtual_tokens(again) is not None) == (method in VIRTUAL)
 
