@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The demo has the machine to itself: threads that wait a moment before they sleep make a step a fifth faster.
 # DeepSpeed is built from source by pip; it needs torch at run time, not to be installed.
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c constraints.txt
 
@@ -17,6 +16,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/ready  ## make .venv with the pinned set
 
+# It has the machine to itself: threads that wait a moment before they sleep make a step faster.
 demo: $(VENV)/ready  ## run the whole chain on the embedded world
 	GOMP_SPINCOUNT=10000 $(BIN)/python -m stages.pipeline
 

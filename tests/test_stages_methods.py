@@ -31,7 +31,7 @@ def kwise(folder: Path) -> tuple[str, str]:
 
 
 def tuned(method: str, base: str, folder: Path, *options: str) -> str:
-    """The SFT artefact of a method, made once a session for each base."""
+    """The folder of a method's SFT artefact, below `folder`."""
     options = (f"outputs={folder}", f"name={method}", f"adapter={method}", f"model.path={base}", *STEPS, *options)
     return str(run("sft", *options, "trainer.learning_rate=1e-2", *alpaca(folder)).folder)
 
