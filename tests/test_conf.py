@@ -52,7 +52,7 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
 def test_every_choice_of_data_composes_for_a_stage_that_reads_it(choice: str) -> None:
-    more = ("data.axes=[helpful]",) if choice == "pairs" else ()
+    more = {"pairs": ("data.axes=[helpful]",), "task": ("data.template=sentiment",)}.get(choice, ())
     read = [name for name in READERS if _reads(name, choice, more)]
     assert read, f"no stage takes data={choice}"
 

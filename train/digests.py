@@ -39,11 +39,14 @@ def code_digest() -> str:
 
 
 def config_leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """(full name, value, metadata) of every leaf of a nested dataclass."""
+    """(full name, value, metadata) of every leaf of nested dataclasses, those in a dictionary by its keys."""
     for field in dataclasses.fields(cfg):
         value, name = getattr(cfg, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            yield from ((n, v, {**m, **field.metadata}) for n, v, m in config_leaves(value, name + "."))
+        named = value if isinstance(value, dict) else {}
+        nested = {name: value} if dataclasses.is_dataclass(value) else {f"{name}.{k}": v for k, v in named.items()}
+        if nested and all(map(dataclasses.is_dataclass, nested.values())):
+            for place, part in nested.items():
+                yield from ((n, v, {**m, **field.metadata}) for n, v, m in config_leaves(part, place + "."))
         else:
             yield name, value, field.metadata
 
