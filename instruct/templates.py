@@ -81,7 +81,7 @@ class DocumentTemplate:
             if isinstance(value, str):
                 shown.append(filled(self.untitled, {"number": str(number), "text": value}))
                 continue
-            document = row.rows("documents")[number - 1]
+            document = row.element("documents", number - 1)
             given = {"number": str(number), "text": document.filled("text")}
             if document.has("title"):
                 shown.append(filled(self.document, {**given, "title": document.text("title")}))

@@ -89,7 +89,11 @@ class Row:
 
     def rows(self, name: str) -> list[Row]:
         """The field's list of objects, each a row of its own."""
-        return [self._nest(f"{name}[{i}]", value) for i, value in enumerate(self.values(name))]
+        return [self.element(name, i) for i in range(len(self.values(name)))]
+
+    def element(self, name: str, index: int) -> Row:
+        """One object of the field's list as a row of its own."""
+        return self._nest(f"{name}[{index}]", self.values(name)[index])
 
     def row(self, name: str) -> Row:
         """The field's object as a row of its own."""

@@ -10,6 +10,7 @@ from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifa
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 
 MAY_CHANGE = ("trainer.", "loss.", "ppo.kl.", "deepspeed.", "the code")
+CHANGED = "its content changed"
 ROW_ORDER = ("trainer.batch_size", "trainer.accumulation", "trainer.shuffle")
 
 
@@ -50,10 +51,17 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for key in sorted({*old, *new}):
         if key in old_inputs or key in new_inputs:
             if old_inputs.get(key) != new_inputs.get(key):
-                lines.append(f"{key} (its content changed)" if old.get(key) == new.get(key) else key)
+                lines.append(
+                    f"{key} ({_changed(old_inputs, new_inputs, key)})" if old.get(key) == new.get(key) else key
+                )
         elif old.get(key) != new.get(key):
             lines.append(f"{key} ({old.get(key)} before, {new.get(key)} now)")
     return lines if before.get("code") == now["code"] else [*lines, "the code"]
+
+
+def _changed(before: dict[str, str], now: dict[str, str], key: str) -> str:
+    was, found = (inputs.get(key, "none")[:12] for inputs in (before, now))
+    return f"{CHANGED}: digest {was} before, {found} now"
 
 
 def can_differ(difference: str) -> bool:

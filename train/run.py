@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.utils import logging as transformers_logging
 
 from models.adapter_files import save_adapter
-from models.errors import ConfigError
+from models.errors import ArtifactError, ConfigError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
 from models.options import RUNTIME
@@ -29,7 +29,7 @@ from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
-from train.records import can_differ, differences, record_of, recorded
+from train.records import CHANGED, can_differ, differences, record_of, recorded
 from train.sharding import Sharding, whole_weights
 from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
@@ -299,6 +299,11 @@ class Run:
                     "or resume=restart to clear it away"
                 )
             return "unfinished"
+        if not sealed and all(CHANGED in difference for difference in differing):
+            raise ArtifactError(
+                f"{self.folder}: its checkpoint belongs to other data: {', '.join(differing)}. Put the file back, "
+                "choose another name=, or resume=restart to clear it away"
+            )
         raise ConfigError(
             f"{self.folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
             "resume=restart to clear it away" + ("" if sealed else ", or resume=force")
