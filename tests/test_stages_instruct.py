@@ -77,7 +77,8 @@ def test_a_table_of_a_task_is_tuned_on_through_its_template(tmp_path: Path, llam
     path = tmp_path / "reviews.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("review", "stars"), *((f"the library {i}", i % 2) for i in range(20))])
-    options = ("data=task", "data.template=sentiment", "+data.columns={text: review, label: stars}", f"data.path={path}")
+    columns = "+data.columns={text: review, label: stars}"
+    options = ("data=task", "data.template=sentiment", columns, f"data.path={path}")
     ended = stage("sft", *options, f"model.path={llama_folder}", f"outputs={tmp_path}", *STEPS, cwd=tmp_path)
     assert ended.code == 0 and "20 of 20 rows kept" in ended.stderr
     ended = stage("sft", *options, "data.template=sentimant", f"model.path={llama_folder}", cwd=tmp_path)
