@@ -94,7 +94,7 @@ def document_trees(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 def supervised(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
     """Mean negative log-likelihood of the targets of the whole step. units: (1,) targets."""
     total = -token_logprobs(model, batch).logprobs.sum()
-    return total / units[0], {"nll": Mean(total.detach(), batch["units"][0])}
+    return total / units[0].clamp(min=1), {"nll": Mean(total.detach(), batch["units"][0])}
 
 
 def supervised_by_source(names: Sequence[str]) -> Objective:
@@ -110,6 +110,6 @@ def supervised_by_source(names: Sequence[str]) -> Objective:
         for number, name in enumerate(names):
             own = of == number
             metrics[f"nll/{name}"] = Mean(-logprobs.detach()[own].sum(), own.sum())
-        return total / units[0], metrics
+        return total / units[0].clamp(min=1), metrics
 
     return objective

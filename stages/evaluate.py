@@ -74,6 +74,9 @@ def run(cfg: EvaluateStage) -> Artifact:
         asked = world.prompts if world else prompts(cfg.data).train
         subjects = {name: subject(run, name, path, cfg) for name, path in cfg.models.named().items()}
         scorer = load_scorer(run.input(cfg.reward, "reward"), ModelConfig(path=cfg.reward)) if cfg.reward else None
+        for name, model in subjects.items() if scorer else ():
+            if tokenizer_digest(model.tokenizer) != tokenizer_digest(scorer[1]):
+                run.say(f"{name}: another tokenizer than the reward model's, which scores the text of its answers")
         answers: dict[str, dict[str, Answers]] = {}
         for name, model in subjects.items():
             answers[name] = {
