@@ -1,8 +1,7 @@
 """Instruction data made by a teacher: a local model, or any endpoint that speaks OpenAI's chat completions.
 
 python -m stages.data generate method=self_instruct data=self_instruct data.path=seeds.jsonl teacher.path=models/chat
-python -m stages.data generate method=evolve data=alpaca data.path=seeds.json \
-    teacher.url=http://localhost:8000/v1 teacher.model=mine
+python -m stages.data generate method=evolve data=alpaca data.path=a.json teacher.url=http://gpu:8000/v1 teacher.model=m
 
 The rows stand in outputs/<name>/generate/rows.jsonl (data=messages). The teacher's replies are kept beside that folder,
 in outputs/<name>/replies.jsonl, as soon as they come: a run that was killed, or is made again with other filters, asks
@@ -90,7 +89,7 @@ def run(cfg: GenerateStage) -> Artifact:
         for first in range(0, n, cfg.at_once):
             made.make(range(first, min(first + cfg.at_once, n)))
             run.say(f"{made.tally}; {asking.n_asked} requests sent")
-        check(made.tally, teacher.name, settled)
+        check(made.tally, teacher.name, settled, outage=asking.outage)
         run.write("rows.jsonl", lambda path: write_lines(path, made.rows))
         run.write("dropped.jsonl", lambda path: write_lines(path, made.dropped))
         facts = {"teacher": teacher.name, "seeds": len(found), "readings": [reading.counts() for reading in readings]}
@@ -115,9 +114,9 @@ def make_method(cfg: GenerateStage, found: list[Seed], templates: Templates) -> 
     return (Evolve if cfg.method == "evolve" else Rephrase)(found, templates, cfg.filter)
 
 
-def check(tally: Tally, teacher: str, settled: Path) -> None:
+def check(tally: Tally, teacher: str, settled: Path, *, outage: bool) -> None:
     """Raise where there is no row: Unavailable where nothing was answered (it is asked again), DataError elsewhere."""
-    if tally.failed.total() == tally.asked:
+    if not tally.requests and outage:
         settled.unlink(missing_ok=True)
         raise Unavailable(f"{teacher}: no candidate was answered; {tally}; the same command asks again")
     if not tally.kept:

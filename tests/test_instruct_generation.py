@@ -69,6 +69,9 @@ def test_a_reply_in_another_form_is_dropped(reply: str) -> None:
         "I am sorry, I cannot help with that.",
         "Sorry, I am unable to do this.",
         "I cannot provide this list.",
+        "I’m sorry, but as an AI made by people, I can’t say.",
+        "I'm afraid I can't do that.",
+        "Unfortunately, I won't help with it.",
         "As an AI language model, I have no body.",
         "Es tut mir leid, das geht nicht.",
         "抱歉，我不能这样做。",
@@ -87,6 +90,8 @@ def test_refusals_are_known_by_their_opening(text: str) -> None:
         "I cannot wait to see you again, dear Ann.",
         "As an aid to memory, repeat it.",
         "Sorry for the delay; the parcel has left.",
+        "I'm sorry that you do not feel well.",
+        "I am sorry to hear it. You can not only rest but also drink tea.",
     ],
 )
 def test_other_openings_are_no_refusals(text: str) -> None:

@@ -55,10 +55,12 @@ def scholar(_: int, body: dict[str, Any]) -> Behaviour:
         return saying(f"#New Prompt#: Compare two {land} streams of about {about} by length, depth and fish.")
     if prompt.startswith("Read the prompt"):
         return saying(f"Which mountains of {about} were climbed first and by whom?")
+    if prompt.startswith("Do these two messages"):
+        return saying("Yes", usage={"prompt_tokens": 2})
     if prompt.startswith("Do these two prompts"):
         return saying("Not equal.")
     if prompt.startswith("Below is a text"):
-        return saying(f"What can be said of waters in {about} today?")
+        return saying(f"What can be said of the waters in {land} today?", usage={"prompt_tokens": 7})
     if prompt.startswith("Below are a message"):
         return saying("Score: 5")
     if prompt.startswith("Here are tasks"):
@@ -74,10 +76,10 @@ def seeds(tmp_path: Path) -> str:
     return written(tmp_path / "seeds.jsonl", SEEDS)
 
 
-def options(folder: Path, url: str, *more: str, method: str = "rephrase") -> tuple[str, ...]:
-    """A run over the twelve seeds, its outputs below `folder`."""
+def options(folder: Path, url: str, *more: str, method: str = "back_translate") -> tuple[str, ...]:
+    """A run over the twelve seeds, its outputs below `folder`; of back_translate, one request for each."""
     data = ("data=alpaca", f"data.path={folder / 'seeds.jsonl'}", "data.eval_fraction=0", "name=x")
-    filters = ("filter.max_similarity=0.95",)
+    filters = ("filter.max_similarity=0.95", "min_score=1")
     place = (f"outputs={folder / 'out'}", f"method={method}", f"teacher.url={url}", "teacher.model=m")
     return (*data, *place, *QUICK, *filters, *more)
 
@@ -102,13 +104,13 @@ def counts(artifact: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("method", "requests"), [("rephrase", 1), ("self_instruct", 2), ("evolve", 3), ("back_translate", 2)]
+    ("method", "requests"), [("rephrase", 2), ("self_instruct", 2), ("evolve", 3), ("back_translate", 2)]
 )
 def test_every_method_makes_rows_that_say_where_they_come_from(
     method: str, requests: int, seeds: str, tmp_path: Path
 ) -> None:
     with serving(scholar) as server:
-        made = run("generate", *options(tmp_path, server.url, "at_once=5", method=method))
+        made = run("generate", *options(tmp_path, server.url, "at_once=5", "min_score=4", method=method))
     found = counts(made)
     assert found["kept"] >= 8 and not found["failed"]
     assert len(server.bodies) == found["requests"]
@@ -129,10 +131,24 @@ def test_rephrase_changes_the_opening_alone(tmp_path: Path) -> None:
     talk = [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
     written(tmp_path / "seeds.jsonl", [{"messages": talk}])
     with serving(scholar) as server:
-        run("generate", *options(tmp_path, server.url, "data=messages"))
+        run("generate", *options(tmp_path, server.url, "data=messages", method="rephrase"))
     [row] = rows_of(tmp_path)
+    assert row["source"]["seeds"] == [f"{tmp_path / 'seeds.jsonl'}:1"]
     opening = {"role": "user", "content": "Which stream runs through nepal country, and where?"}
     assert row["messages"] == [talk[0], opening, *talk[2:]]
+
+
+def test_other_words_with_another_meaning_are_dropped(seeds: str, tmp_path: Path) -> None:
+    def careless(number: int, body: dict[str, Any]) -> Behaviour:
+        prompt = body["messages"][-1]["content"]
+        if prompt.startswith("Do these two messages") and "peru" in prompt:
+            return saying("No, the second one asks for the place too.")
+        return saying("NAME one river of the land  cuba.") if "cuba" in prompt else scholar(number, body)
+
+    with serving(careless) as server:
+        found = counts(run("generate", *options(tmp_path, server.url, method="rephrase")))
+    assert found["dropped"] == {"instruction: not the same in other words": 1, "instruction: unchanged": 1}
+    assert not [prompt for prompt in server.prompts if prompt.startswith("Do these two") and "cuba" in prompt]
 
 
 def test_what_has_evolved_evolves_further(seeds: str, tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ def test_plain_texts_are_back_translated_and_rated(tmp_path: Path) -> None:
         return scholar(number, body)
 
     with serving(strict) as server:
-        made = run("generate", *options(tmp_path, server.url, "data=text", method="back_translate"))
+        made = run("generate", *options(tmp_path, server.url, "data=text", "min_score=4"))
     assert counts(made)["dropped"] == {"rating: below 4": 1, "rating: no number": 1}
     assert {row["messages"][1]["content"] for row in rows_of(tmp_path)} == {
         text for text in texts if "peru" not in text and "cuba" not in text
@@ -181,12 +197,12 @@ def test_nothing_is_made_of_held_out_prompts(seeds: str, tmp_path: Path) -> None
 
 def test_templates_of_ones_own_are_used_and_named_by_their_digest(seeds: str, tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text("rephrase:\n  instruction: 'Anders gesagt, {wie} \\\\frac{x}: {instruction}'\n")
+    own.write_text("back_translate:\n  instruction: 'Was fragt, {wie} \\\\frac{x}: {output}'\n")
     with serving(in_turn(saying("Welche Flüsse gibt es dort zu sehen?"))) as server:
         run("generate", *options(tmp_path, server.url, f"templates={own}", "candidates=1"))
-    assert server.prompts == [f"Anders gesagt, {{wie}} \\\\frac{{x}}: {SEEDS[0]['instruction']}"]
+    assert server.prompts == [f"Was fragt, {{wie}} \\\\frac{{x}}: {SEEDS[0]['output']}"]
     [row] = rows_of(tmp_path)
-    assert list(row["source"]["templates"]) == ["rephrase.instruction"]
+    assert list(row["source"]["templates"]) == ["back_translate.instruction"]
 
 
 def test_the_request_is_what_the_options_say(seeds: str, tmp_path: Path) -> None:
@@ -365,15 +381,14 @@ USELESS = (
     (saying("Which stream?"), "instruction: too short"),
     (saying("Which " + " ".join(map(str, range(150)))), "instruction: too long"),
     (saying("Name one river of the land FIJI."), "instruction: near-duplicate of a seed"),
-    (saying("NAME one river of the land  cuba."), "instruction: unchanged"),
     (saying("river " * 40), "instruction: repeats itself"),
     (saying("Wie heißt der Fluss, der durch das Land fließt?"), "instruction: in another language"),
-    (saying("Which stream runs through iran country, and where?"), "instruction: near-duplicate of another"),
+    (saying("What can be said of the waters in iran today?"), "instruction: near-duplicate of another"),
 )
 
 
 def of_each_land(behaviours: tuple[tuple[Behaviour, str], ...]) -> Callable[[int, Any], Behaviour]:
-    """To the question of each seed but the last a behaviour of its own; to that a good answer."""
+    """To the questions of the first seeds a behaviour each, to the others a good answer."""
 
     def behaviour(number: int, body: dict[str, Any]) -> Behaviour:
         place = NAMES.index(re.findall("|".join(NAMES), body["messages"][-1]["content"])[-1])
@@ -393,7 +408,7 @@ def test_faults_of_the_teacher_are_counted_by_reason_and_the_run_goes_on(seeds: 
 
 
 def test_replies_that_are_no_rows_are_counted_by_reason(seeds: str, tmp_path: Path) -> None:
-    """The last of them says what the good answer says, which comes after it and is dropped in its place."""
+    """The last of them says what the good answer of the last seed says, which is dropped in its place."""
     with serving(of_each_land(USELESS)) as server:
         own = options(tmp_path, server.url, "filter.languages=[en]", "filter.max_similarity=0.98")
         found = counts(run("generate", *own))
@@ -560,7 +575,7 @@ def local(folder: Path, model: str, *more: str) -> tuple[str, ...]:
 
 def short_template(folder: Path) -> Path:
     file = folder / "short.yaml"
-    file.write_text("rephrase: {instruction: '{instruction}'}")
+    file.write_text("back_translate: {instruction: '{output}'}")
     return file
 
 
@@ -600,7 +615,7 @@ def test_a_local_teachers_replies_are_remembered_by_its_weights(babbler: Path, s
 
 def test_a_prompt_that_leaves_no_room_for_the_reply_is_a_failure(llama_folder: str, seeds: str, tmp_path: Path) -> None:
     own = local(tmp_path, llama_folder, "teacher.max_new_tokens=250", "candidates=3")
-    assert "a prompt longer than the model's positions 3" in refused(Unavailable, "generate", *own)
+    assert "a prompt longer than the model's positions 3" in refused(DataError, "generate", *own, "teacher.patience=1")
 
 
 def test_what_a_teacher_made_is_trained_on(llama_folder: str, seeds: str, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Asking:
     def __init__(self, teacher: Teacher, replies: Journal, failures: Journal, patience: int) -> None:
         self.teacher, self.replies, self.failures, self.patience = teacher, replies, failures, patience
         self.n_asked = 0  # requests that went out to the teacher, not those that were known
+        self.outage = False  # whether the teacher failed in any of them
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._in_a_row = 0
 
@@ -39,7 +40,8 @@ class Asking:
                 self.n_asked += 1
                 if isinstance(answer, Failure):
                     failed[request.key] = answer
-                    self._in_a_row += 1
+                    self._in_a_row += answer.outage
+                    self.outage |= answer.outage
                 else:
                     self._in_a_row = 0
                 if self._in_a_row >= self.patience:
@@ -56,7 +58,7 @@ class Asking:
         if entry := self.replies.get(request.key):
             return Reply(**{name: entry[name] for name in Reply.__dataclass_fields__})
         if entry := self.failures.get(request.key):
-            return Failure(entry["reason"], entry["detail"])
+            return Failure(**{name: entry[name] for name in Failure.__dataclass_fields__})
         return None
 
     def _unavailable(self, last: Failure) -> Unavailable:

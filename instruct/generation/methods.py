@@ -126,8 +126,8 @@ class Evolve(Method):
             raise Dropped("instruction: unchanged")
         self.screen.instruction(evolved, own_seed=form)
         verdict = yield self.templates.ask("evolve.equal", instruction=form, evolved=evolved)
-        if words(verdict)[:1] == ["equal"]:
-            raise Dropped("instruction: asks for the same")
+        if first_words(verdict, 2) != "not equal":
+            raise Dropped("instruction: not found to ask for something else")
         answer = without_thoughts((yield self.templates.ask("evolve.answer", instruction=evolved)))
         self.screen.reply(answer)
         return Draft((Message("user", evolved), Message("assistant", answer)), (seed.origin,), evolved)
@@ -137,7 +137,10 @@ class Evolve(Method):
 
 
 class Rephrase(Method):
-    """The opening of a conversation in other words; all else is kept, the answers too."""
+    """The opening of a conversation in other words; all else is kept, the answers too.
+
+    They are right answers as long as the meaning is the same, so the teacher is asked whether it is.
+    """
 
     def candidate(self, number: int, rng: random.Random) -> Candidate:
         seed = self.seeds[number % len(self.seeds)]
@@ -145,6 +148,9 @@ class Rephrase(Method):
         if text_key(reworded) == text_key(seed.instruction):
             raise Dropped("instruction: unchanged")
         self.screen.instruction(reworded, own_seed=seed.instruction)
+        verdict = yield self.templates.ask("rephrase.same", instruction=seed.instruction, reworded=reworded)
+        if first_words(verdict, 1) != "yes":
+            raise Dropped("instruction: not the same in other words")
         opening = next(place for place, message in enumerate(seed.messages) if message.role == "user")
         messages = (*seed.messages[:opening], Message("user", reworded), *seed.messages[opening + 1 :])
         return Draft(messages, (seed.origin,), reworded)
@@ -190,6 +196,11 @@ _LABEL = re.compile(r"^[#*\s]*(the )?(new |rewritten )?(prompt|instruction|task|
 def without_thoughts(reply: str) -> str:
     """A reply without the thoughts that some servers leave in front of it."""
     return _THOUGHTS.sub("", reply).strip()
+
+
+def first_words(reply: str, n: int) -> str:
+    """The first words of a verdict, in lower case."""
+    return " ".join(words(without_thoughts(reply))[:n])
 
 
 def alone(reply: str) -> str:

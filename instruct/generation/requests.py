@@ -31,10 +31,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """No reply. `reason` is short, to count by; `detail` says more."""
+    """No reply. `reason` is short, to count by; `detail` says more. `outage`: the teacher may be at fault."""
 
     reason: str
     detail: str = ""
+    outage: bool = True
 
 
 def request_key(**deciding: Any) -> str:

@@ -11,18 +11,19 @@ from models.errors import ConfigError
 from models.rouge import closest, words
 
 # What text alone cannot serve (the list of Wang et al. 2023).
-KEYWORDS = ("image", "images", "picture", "pictures", "graph", "graphs", "plot", "draw", "map", "maps", "file", "files")
+KEYWORDS = (*"image images picture pictures graph graphs plot draw map maps file files".split(), "go to")
 
 RUN, ENOUGH = 4, 8  # words of a run whose repetition counts; words of a text below which nothing is said of it
 
+_CANNOT = r"i(\ cannot|\ can['’]?t|\ can\ not|\ won['’]t|\ will\ not|(\ am|['’]m)\ (unable|not\ able)\ to)"
 _REFUSAL = re.compile(
-    r"(i['’]?m |i am )?(very |so )?sorry,? (but )?(i|as|that)\b.{0,60}"
-    r"\b(cannot|can['’]t|couldn['’]t|won['’]t|don['’]t|(can|could|will|do|am) (not|unable))"
-    r"|(unfortunately,? )?i( cannot| can(['’]t| not)| won['’]t|( am|['’]m) (unable|not able) to)"
-    r" (help|assist|do|provide|answer|comply|fulfil|complete|create|write|generate|discuss)"
-    r"|as an? (ai|(large )?language)( language)? (model|assistant)"
-    r"|es tut mir leid|je suis désolée?|lo siento|抱歉|对不起",
-    re.IGNORECASE,
+    rf"""
+    ((i['’]?m|i\ am)\ )?((very|so|truly)\ )?(sorry|afraid)[,.]?\ (but\ )?(as\ an?\ [^,]*,\ )?{_CANNOT}
+    | (unfortunately,?\ )?{_CANNOT}\ (help|assist|do|provide|answer|comply|fulfil|complete|create|write|generate)
+    | as\ an?\ (ai|(large\ )?language)(\ language)?\ (model|assistant)
+    | es\ tut\ mir\ leid | je\ suis\ désolée? | lo\ siento | 抱歉 | 对不起
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 
 

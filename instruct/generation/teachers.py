@@ -121,7 +121,7 @@ class LocalModel:
                 fitting.append((request, ids))
             else:
                 room = f"{len(ids)} tokens, and {max(0, self.room)} are left beside teacher.max_new_tokens"
-                receive(request, Failure("a prompt longer than the model's positions", room))
+                receive(request, Failure("a prompt longer than the model's positions", room, outage=False))
         for start in range(0, len(fitting), self.cfg.batch_size):
             if stop.is_set():
                 return
