@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from instruct.generation.language import language
 from instruct.generation.methods import alone, instance, without_thoughts
 from instruct.generation.requests import Failure, Receive, Reply, Request
 from instruct.generation.screen import Dropped, FilterConfig, Screen, refuses, repetition
-from models.errors import Unavailable
+from models.errors import ResourceError, Unavailable
 from models.rouge import words
 
 
@@ -186,6 +187,20 @@ def test_a_journal_cut_anywhere_keeps_every_whole_entry(
     ]
     again.add({"key": "new", "text": ""})
     assert len(Journal(path)) == n + 1
+
+
+def test_a_disk_that_is_full_ends_with_a_clear_error_and_no_half_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "replies.jsonl")
+    journal.add({"key": "a"})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(ResourceError, match=r"replies\.jsonl: cannot be written"):
+            journal.add({"key": "b", "text": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.add({"key": "c"})
+    assert journal.path.read_text() == '{"key": "a"}\n{"key": "c"}\n'
 
 
 def test_many_threads_write_whole_lines(tmp_path: Path) -> None:

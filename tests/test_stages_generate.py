@@ -490,11 +490,13 @@ def test_nothing_kept_ends_with_3_and_the_counts(seeds: str, tmp_path: Path) -> 
 def test_a_teacher_that_does_not_know_us_ends_the_run_at_once(
     status: int, what: str, seeds: str, tmp_path: Path
 ) -> None:
-    with serving(in_turn(giving('{"error": {"message": "unknown"}}', status))) as server:
-        own = options(tmp_path, server.url, "teacher.concurrency=1", "teacher.key_env=TEACHER_KEY")
-        ended = stage("generate", *own, cwd=tmp_path)
+    with serving(in_turn(giving(f'{{"error": {{"message": "unknown: {KEY}"}}}}', status))) as server:
+        own = options(tmp_path, server.url, "teacher.concurrency=1", "teacher.key_env=TEACHER_KEY", "debug=true")
+        ended = stage("generate", *own, cwd=tmp_path, environment={"TEACHER_KEY": KEY})
         assert len(server.bodies) == 1
-    assert ended.code == 2 and f"status {status} (unknown)" in ended.error and what in ended.error
+    line = ended.stderr.splitlines()[-1]
+    assert ended.code == 2 and line.startswith("error: ") and f"status {status} (unknown: [key])" in line
+    assert what in line and KEY not in ended.stderr
 
 
 def everything_below(folder: Path) -> bytes:
