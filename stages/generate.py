@@ -32,6 +32,7 @@ from models.errors import ConfigError, DataError, Unavailable
 from models.options import INPUT
 from models.reading import Reading
 from train.artifact import Artifact
+from train.digests import file_digest
 from train.entry import start
 from train.processes import world_size
 from train.run import Run, StageConfig
@@ -77,9 +78,8 @@ def run(cfg: GenerateStage) -> Artifact:
         found, readings = seeds(cfg)
         run.say("; ".join([*map(str, readings), f"{len(found)} seeds"]))
         digests = {name: entry["digest"] for name, entry in run.record["inputs"].items() if name.startswith("teacher.")}
-        teacher = load_teacher(
-            cfg.teacher, run.input(cfg.teacher.path, "policy") if cfg.teacher.path else None, digests
-        )
+        folder = run.input(cfg.teacher.path, "policy") if cfg.teacher.path else None
+        teacher = load_teacher(cfg.teacher, folder, digests)
         replies, settled = run.folder.parent / "replies.jsonl", run.folder / "failed.jsonl"
         asking = Asking(teacher, Journal(replies), Journal(settled), cfg.teacher.patience)
         if asking.replies.torn:
@@ -92,7 +92,12 @@ def run(cfg: GenerateStage) -> Artifact:
         check(made.tally, teacher.name, settled, outage=asking.outage)
         run.write("rows.jsonl", lambda path: write_lines(path, made.rows))
         run.write("dropped.jsonl", lambda path: write_lines(path, made.dropped))
-        facts = {"teacher": teacher.name, "seeds": len(found), "readings": [reading.counts() for reading in readings]}
+        facts = {
+            "teacher": teacher.name,
+            "seeds": len(found),
+            "readings": [reading.counts() for reading in readings],
+            "rows_digest": file_digest(run.folder / "rows.jsonl"),
+        }
         return run.seal("data", metrics=made.tally.counts(), facts=facts)
 
 
