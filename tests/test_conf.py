@@ -28,6 +28,7 @@ NEEDED = {  # what a person must say, because there is no good default
     "evaluate": ("models.sft=x",),
     "chat": ("model.path=y",),
     "export": ("model.path=y",),
+    "generate": ("data=alpaca", "data.path=x", "method=evolve", "teacher.path=y"),
 }
 READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
 
