@@ -28,7 +28,9 @@ class PromptData(DataSource):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """A prompt and where it stands."""
+
     prompt: Prompt
     origin: Origin
 
@@ -38,14 +40,15 @@ def read_prompts(data: DataSource) -> Split[Prompt]:
 
     Of several turns the prompt is all before the last reply; of questions with follow-ups (`turns`) it is the first.
     """
-    asked = read_split(data, _asked, lambda record: prompt_key(record.prompt))
+    asked = read_split(data, asked_in, lambda record: prompt_key(record.prompt))
     return Split([record.prompt for record in asked.train], [record.prompt for record in asked.eval], asked.readings)
 
 
-def _asked(row: Row) -> list[_Asked]:
+def asked_in(row: Row) -> list[Asked]:
+    """The prompts of one row."""
     for field, prompts in PROMPT_FIELDS.items():
         if row.has(field):
-            return [_Asked(prompt, row.origin) for prompt in prompts(row)]
+            return [Asked(prompt, row.origin) for prompt in prompts(row)]
     raise row.bad("prompt", f"one of the fields {', '.join(PROMPT_FIELDS)}")
 
 

@@ -46,8 +46,9 @@ def past_turns(row: Row) -> list[Message]:
 
 
 def sharegpt(row: Row) -> list[Instruction]:
-    """{"conversations": [{"from", "value"}, ...]}; `system` is optional."""
+    """{"conversations": [{"from", "value"}, ...]}; `system` is optional, and so is `chosen`, which pairs reply with."""
     turns = [*system_turn(row), *map(sharegpt_message, row.rows("conversations"))]
+    turns += [sharegpt_message(row.row("chosen"))] if row.has("chosen") else []
     return [Instruction(dialogue_of(turns, row, "conversations"), row.origin)]
 
 

@@ -48,6 +48,11 @@ class Row:
         self._read: set[str] = set()
         self._nested: list[Row] = []
 
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The whole row as it stands in its file; looking at it reads none of its fields."""
+        return self._fields
+
     def has(self, name: str) -> bool:
         """Whether the field stands in the row, null or not."""
         return name in self._fields
