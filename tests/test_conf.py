@@ -28,6 +28,9 @@ NEEDED = {  # what a person must say, because there is no good default
     "evaluate": ("models.sft=x",),
     "chat": ("model.path=y",),
     "export": ("model.path=y",),
+    "audit": ("data=alpaca", "data.path=x"),
+    "filter": ("data=alpaca", "data.path=x"),
+    "split": ("data=alpaca", "data.path=x"),
 }
 READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
 

@@ -1,0 +1,105 @@
+"""What stages.audit and stages.filter share: reading a source and marking its rows, by text, models and judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from instruct.audit.checks import Findings, Limits, check
+from instruct.audit.contamination import read_evaluation_prompts
+from instruct.audit.judging import judgements
+from instruct.audit.losses import answer_trees, bare_trees, difficulties, losses
+from instruct.audit.outliers import high_outliers, lowest
+from instruct.audit.plugins import named_function
+from instruct.audit.source import read_source
+from instruct.audit.toxicity import listed_words
+from instruct.readers import InstructionData
+from models.chat import ChatFormat
+from models.errors import ConfigError
+from models.layout import LayoutConfig
+from models.loading import ModelConfig, load_policy, load_scorer, max_positions
+from models.options import INPUT
+from models.scorer import AXES, score_trees
+from train.run import Run, StageConfig
+
+
+@dataclass
+class OptionalModel(ModelConfig):
+    """A model that is used where its path is given."""
+
+    path: str | None = field(default=None, metadata=INPUT)  # an artefact, a transformers folder or a hub name
+
+
+@dataclass(kw_only=True)
+class Inspection(StageConfig):
+    """What is looked at, and with what. The rows of data.eval_path count among those of `against`."""
+
+    data: InstructionData
+    against: list[str] = field(default_factory=list, metadata=INPUT)  # evaluation files: their prompts mark rows
+    limits: Limits = field(default_factory=Limits)
+    toxicity: str | None = None  # module:function, texts -> scores in [0, 1]; null: a short list of words
+    judge: str | None = None  # module:function, (prompt, answer) -> a score in [0, 1], or None
+    judge_seconds: float = 30.0  # that one call of the judge may take
+    model: OptionalModel = field(default_factory=OptionalModel)
+    reward: OptionalModel = field(default_factory=OptionalModel)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.eval_fraction:
+            raise ConfigError(f"data.eval_fraction={self.data.eval_fraction}: every row is looked at; leave it at 0")
+        if not self.judge_seconds > 0:
+            raise ConfigError(f"judge_seconds={self.judge_seconds}: must be above 0")
+
+
+def inspect(run: Run, cfg: Inspection) -> Findings:
+    """Read, look at every row, and say what was found."""
+    scorer = named_function("toxicity", cfg.toxicity) if cfg.toxicity else listed_words
+    judge = named_function("judge", cfg.judge) if cfg.judge else None
+    source = read_source(cfg.data)
+    run.say(str(source.reading))
+    against = [*cfg.against, *([cfg.data.eval_path] if cfg.data.eval_path else [])]
+    evaluation = read_evaluation_prompts(against, cfg.limits.ngram, cfg.data.on_bad_row, cfg.data.on_unusable)
+    found = check(source, evaluation if against else None, scorer, cfg.limits, cfg.seed)
+    found.notes += [str(reading) for reading in evaluation.readings if reading.n_dropped]
+    if cfg.model.path:
+        add_losses(found, run, cfg)
+    if cfg.reward.path:
+        add_rewards(found, run, cfg)
+    if judge:
+        asked = judgements(found.items, judge, cfg.judge_seconds)
+        found.measures["judge"] = asked.scores
+        low = {i: s for i, s in enumerate(asked.scores) if s is not None and s < cfg.limits.doubtful}
+        found.marks["doubtful"] = {i: f"the judge gives {score:.2f}" for i, score in low.items()}
+        found.notes += [f"judge: {failure}, {n} times" for failure, n in asked.failures.items()]
+    for note in found.notes:
+        run.say(note)
+    return found
+
+
+def add_losses(found: Findings, run: Run, cfg: Inspection) -> None:
+    """Loss and difficulty of each answer under the model, and the marks that follow from them."""
+    model, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+    chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(model)
+    trees = answer_trees(found.items, chat, length)
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    given = losses(model, trees, cfg.layout)
+    difficulty = difficulties(given, losses(model, bare_trees(trees, start), cfg.layout))
+    found.measures |= {"loss": given, "difficulty": difficulty}
+    high = high_outliers(given, cfg.limits.outlier)
+    found.marks["high_loss"] = {i: f"{given[i]:.2f} nats a token" for i in high}
+    useless = {i: d for i, d in enumerate(difficulty) if d is not None and d >= 1}
+    found.marks["misaligned"] = {i: f"IFD {d:.2f}" for i, d in useless.items()}
+
+
+def add_rewards(found: Findings, run: Run, cfg: Inspection) -> None:
+    """The reward model's scores of each answer on its axes, and the lowest on each."""
+    model, tokenizer = load_scorer(run.input(cfg.reward.path, "reward"), cfg.reward)
+    length = cfg.layout.max_length or max_positions(model)
+    trees = answer_trees(found.items, ChatFormat(tokenizer), length, ended=True)
+    known = [i for i, tree in enumerate(trees) if tree is not None]
+    scores = dict(zip(known, score_trees(model, [trees[i] for i in known], cfg.layout).tolist(), strict=True))
+    for axis, name in enumerate(AXES):
+        column = [scores[i][axis] if i in scores else None for i in range(len(trees))]
+        found.measures[name] = column
+        low = lowest(column, cfg.limits.lowest)
+        found.marks[f"low_{name}"] = {i: f"{column[i]:+.2f} standard deviations" for i in low}
