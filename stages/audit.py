@@ -12,6 +12,7 @@ from instruct.audit.account import account, write_measures
 from stages.audit_page import render
 from stages.inspection import Inspection, inspect
 from train.artifact import Artifact, write_json
+from train.entry import start
 from train.run import Run
 
 
@@ -34,3 +35,7 @@ def run(cfg: AuditStage) -> Artifact:
         run.say(", ".join(f"{name} {n}" for name, n in rows.items() if n) or "no row is marked")
         run.say(f"{run.folder / 'audit.html'}")
         return run.seal("audit", metrics={"rows": len(found.source.rows), "marked": rows})
+
+
+if __name__ == "__main__":
+    start("audit", AuditStage, run)

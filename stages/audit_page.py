@@ -71,7 +71,7 @@ def marks_section(found: Findings, counted: Mapping[str, Any]) -> str:
         mark_row(name, kind.dimension if kind.dimension != before else "", found, counted)
         for before, (name, kind) in zip(named, KINDS.items(), strict=False)
     )
-    lead = "How many rows have each mark, and the first of them. All row numbers are in audit.json."
+    lead = "How many rows have each mark, and three of them. All row numbers are in audit.json."
     head = "<tr><th>dimension</th><th>mark</th><th>rows</th><th>examples</th></tr>"
     table = f'<table class="marks"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
     return f'{heading("Marks", lead)}<div class="scroll">{table}</div>'

@@ -13,6 +13,7 @@ from instruct.audit.source import write_rows
 from models.errors import DataError
 from stages.inspection import Inspection, inspect
 from train.artifact import Artifact
+from train.entry import start
 from train.run import Run
 
 
@@ -54,3 +55,7 @@ def run(cfg: FilterStage) -> Artifact:
         run.say(f"{n_read} rows in, {len(kept)} kept, {n_read - len(kept)} dropped: {said}")
         run.say(f"{run.folder / 'rows.jsonl'}")
         return run.seal("data", metrics={"rows": n_read, "kept": len(kept), "dropped": dropped})
+
+
+if __name__ == "__main__":
+    start("filter", FilterStage, run)

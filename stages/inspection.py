@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from instruct.audit.checks import Findings, Limits, check
 from instruct.audit.contamination import read_evaluation_prompts
 from instruct.audit.judging import judgements
-from instruct.audit.losses import answer_trees, bare_trees, difficulties, losses
+from instruct.audit.kinds import Marks
+from instruct.audit.losses import answer_trees, bare_trees, difficulties, losses, plain_trees, text_start
 from instruct.audit.outliers import high_outliers, lowest
 from instruct.audit.plugins import named_function
 from instruct.audit.source import read_source
@@ -16,7 +18,7 @@ from instruct.readers import InstructionData
 from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.layout import LayoutConfig
-from models.loading import ModelConfig, load_policy, load_scorer, max_positions
+from models.loading import ModelConfig, load_language_model, load_scorer, load_tokenizer, max_positions
 from models.options import INPUT
 from models.scorer import AXES, score_trees
 from train.run import Run, StageConfig
@@ -68,8 +70,8 @@ def inspect(run: Run, cfg: Inspection) -> Findings:
     if judge:
         asked = judgements(found.items, judge, cfg.judge_seconds)
         found.measures["judge"] = asked.scores
-        low = {i: s for i, s in enumerate(asked.scores) if s is not None and s < cfg.limits.doubtful}
-        found.marks["doubtful"] = {i: f"the judge gives {score:.2f}" for i, score in low.items()}
+        low = [i for i, score in enumerate(asked.scores) if score is not None and score < cfg.limits.doubtful]
+        found.marks["doubtful"] = worst_first(low, asked.scores, "the judge gives {:.2f}")
         found.notes += [f"judge: {failure}, {n} times" for failure, n in asked.failures.items()]
     for note in found.notes:
         run.say(note)
@@ -78,17 +80,22 @@ def inspect(run: Run, cfg: Inspection) -> Findings:
 
 def add_losses(found: Findings, run: Run, cfg: Inspection) -> None:
     """Loss and difficulty of each answer under the model, and the marks that follow from them."""
-    model, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
-    chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(model)
-    trees = answer_trees(found.items, chat, length)
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    folder = run.input(cfg.model.path, "policy")
+    model, tokenizer = load_language_model(folder, cfg.model), load_tokenizer(folder, cfg.model)
+    length = cfg.layout.max_length or max_positions(model)
+    if tokenizer.chat_template is None:
+        trees = plain_trees(found.items, tokenizer, length)
+        found.notes.append(f"{cfg.model.path}: has no chat template, so its losses are those of plain text")
+    else:
+        trees = answer_trees(found.items, ChatFormat(tokenizer), length)
+    start = text_start(tokenizer)
     given = losses(model, trees, cfg.layout)
     difficulty = difficulties(given, losses(model, bare_trees(trees, start), cfg.layout))
     found.measures |= {"loss": given, "difficulty": difficulty}
     high = high_outliers(given, cfg.limits.outlier)
-    found.marks["high_loss"] = {i: f"{given[i]:.2f} nats a token" for i in high}
-    useless = {i: d for i, d in enumerate(difficulty) if d is not None and d >= 1}
-    found.marks["misaligned"] = {i: f"IFD {d:.2f}" for i, d in useless.items()}
+    useless = [i for i, ratio in enumerate(difficulty) if ratio is not None and ratio >= 1]
+    found.marks["high_loss"] = worst_first(high, given, "{:.2f} nats a token", most=True)
+    found.marks["misaligned"] = worst_first(useless, difficulty, "IFD {:.2f}", most=True)
 
 
 def add_rewards(found: Findings, run: Run, cfg: Inspection) -> None:
@@ -102,4 +109,9 @@ def add_rewards(found: Findings, run: Run, cfg: Inspection) -> None:
         column = [scores[i][axis] if i in scores else None for i in range(len(trees))]
         found.measures[name] = column
         low = lowest(column, cfg.limits.lowest)
-        found.marks[f"low_{name}"] = {i: f"{column[i]:+.2f} standard deviations" for i in low}
+        found.marks[f"low_{name}"] = worst_first(low, column, "{:+.2f} standard deviations")
+
+
+def worst_first(marked: Sequence[int], values: Sequence[float | None], said: str, *, most: bool = False) -> Marks:
+    """Marks that say their value, the lowest first, or the highest where `most` is worst."""
+    return {i: said.format(values[i]) for i in sorted(marked, key=lambda i: values[i], reverse=most)}

@@ -14,6 +14,7 @@ from instruct.audit.source import read_source, write_rows
 from instruct.readers import InstructionData
 from models.errors import ConfigError, DataError
 from train.artifact import Artifact
+from train.entry import start
 from train.run import Run, StageConfig
 
 
@@ -50,3 +51,7 @@ def run(cfg: SplitStage) -> Artifact:
             run.write(f"{name}.jsonl", lambda path, rows=rows: write_rows(path, rows))
         run.say(", ".join(f"{name} {len(rows)}" for name, rows in parts.items()) + f", in {run.folder}")
         return run.seal("data", metrics={name: len(rows) for name, rows in parts.items()})
+
+
+if __name__ == "__main__":
+    start("split", SplitStage, run)

@@ -10,10 +10,10 @@ from audited import asked, source
 from transformers import AutoModelForCausalLM
 
 from instruct.audit.judging import PATIENCE, judgements
-from instruct.audit.losses import answer_trees, bare_trees, difficulties, losses
+from instruct.audit.losses import answer_trees, bare_trees, difficulties, losses, plain_trees
 from models.chat import ChatFormat
 from models.layout import LayoutConfig
-from models.loading import ModelConfig, load_policy
+from models.loading import ModelConfig, load_language_model, load_policy, load_tokenizer
 
 ROWS = [
     asked("what is the capital of peru ?", "the capital of peru is lima ."),
@@ -41,6 +41,18 @@ def test_losses_are_those_of_plain_transformers_and_difficulty_is_their_ratio(qw
         assert given[i] == pytest.approx(plain_loss(qwen2_folder, chat.prompt(item.prompt), reply), abs=1e-4)
         assert bare[i] == pytest.approx(plain_loss(qwen2_folder, [tokenizer.eos_token_id], reply), abs=1e-4)
     assert difficulties(given, bare) == pytest.approx([a / b for a, b in zip(given, bare, strict=True)])
+
+
+def test_a_base_model_reads_plain_text(llama_folder: str) -> None:
+    config = ModelConfig(path=llama_folder)
+    model, tokenizer = load_language_model(llama_folder, config), load_tokenizer(llama_folder, config)
+    items = source(ROWS).items
+    given = losses(model, plain_trees(items, tokenizer, 256), LayoutConfig())
+    prompt = tokenizer("please\n\nthe key\n").input_ids
+    reply = tokenizer("x", add_special_tokens=False).input_ids
+    assert prompt[0] == tokenizer.bos_token_id and given[2] == pytest.approx(
+        plain_loss(llama_folder, prompt, reply), abs=1e-4
+    )
 
 
 def test_an_answer_of_which_nothing_fits_has_no_loss(qwen2_folder: str) -> None:

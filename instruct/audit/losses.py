@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from instruct.audit.source import Item
 from models.chat import ChatFormat
@@ -18,6 +19,24 @@ Losses = list["float | None"]  # of each item; None where nothing of the answer 
 def answer_trees(items: Sequence[Item], chat: ChatFormat, max_length: int, *, ended: bool = False) -> list[Tree | None]:
     """Each prompt with its last reply, whose tokens are targets; ended: with the end of its turn."""
     return [_fitted(chat.prompt(item.prompt), chat.response(item.answer, ended=ended), max_length) for item in items]
+
+
+def plain_trees(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Tree | None]:
+    """The same for a base model, which knows no turns: plain text, a line a turn."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    start = [text_start(tokenizer)]
+    asked = ("".join(f"{turn.content}\n" for turn in item.prompt) for item in items)
+    return [
+        _fitted(start + ids(prompt), ids(item.answer), max_length) for prompt, item in zip(asked, items, strict=True)
+    ]
+
+
+def text_start(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands before a text."""
+    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
 
 def bare_trees(trees: Sequence[Tree | None], start: int) -> list[Tree | None]:

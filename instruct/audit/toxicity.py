@@ -43,10 +43,10 @@ def toxicity(items: Sequence[Item], scorer: Scorer) -> list[float]:
 
 
 def toxic(scores: Sequence[float], items: Sequence[Item], threshold: float) -> Marks:
-    """Items that score at least the threshold, with the listed word where the list knows one."""
+    """Items that score at least the threshold, the worst first, with the listed word where the list knows one."""
     marks: Marks = {}
-    for i, score in enumerate(scores):
-        if score >= threshold:
+    for i in sorted(range(len(items)), key=lambda i: -scores[i]):
+        if scores[i] >= threshold:
             word = next((m[0] for turn in items[i].messages if (m := _LISTED.search(turn.content))), None)
-            marks[i] = f"{score:.2f}" + (f": {word}" if word else "")
+            marks[i] = f"{scores[i]:.2f}" + (f": {word}" if word else "")
     return marks
