@@ -17,6 +17,7 @@ from models.scorer import AXES
 N_EXAMPLES = 3
 N_LISTED = 12  # languages, first words and the like
 N_CLUSTERS = 20
+COLOURS = ("c-sft", "c-other1", "c-other2", "c-dpo", "c-other0")
 
 
 def render(found: Findings, counted: Mapping[str, Any]) -> str:
@@ -104,17 +105,19 @@ def example(found: Findings, i: int, why: str) -> str:
 def lengths_section(found: Findings) -> str:
     """Histograms of words."""
     names = {"instruction_words": "instruction", "input_words": "input and earlier turns", "answer_words": "answer"}
-    return f"{heading('Lengths', 'In words. The last bar holds all that are longer.')}{histograms(found, names)}"
+    charts = histograms(found, {name: (caption, "words") for name, caption in names.items()})
+    return f"{heading('Lengths', 'In words. The last bar holds all that are longer.')}{charts}"
 
 
-def histograms(found: Findings, names: Mapping[str, str], x_label: str = "words") -> str:
-    shown = []
-    for i, (name, caption) in enumerate(names.items()):
+def histograms(found: Findings, shown: Mapping[str, tuple[str, str]]) -> str:
+    """Charts of measures: (caption, unit) by name. What was not measured, or is 0 throughout, is left out."""
+    figures = []
+    for name, (caption, unit) in shown.items():
         values = [value for value in found.measures.get(name, ()) if value is not None]
         if any(values):
-            chart = histogram(f"histogram: {caption}", values, f"c-other{i % 4}" if i else "c-sft", x_label)
-            shown.append(f"<figure><figcaption>{escaped(caption)}</figcaption>{chart}</figure>")
-    return f'<div class="curves">{"".join(shown)}</div>' if shown else ""
+            chart = histogram(f"histogram: {caption}", values, COLOURS[len(figures) % len(COLOURS)], unit)
+            figures.append(f"<figure><figcaption>{escaped(caption)}</figcaption>{chart}</figure>")
+    return f'<div class="curves">{"".join(figures)}</div>' if figures else ""
 
 
 def make_up_section(counted: Mapping[str, Any]) -> str:
@@ -153,14 +156,16 @@ def topics_section(found: Findings) -> str:
 
 def models_section(found: Findings) -> str:
     """What models and judge say of the answers, where any was asked."""
-    nats = histograms(found, {"loss": "loss of an answer after its instruction"}, "nats a token")
-    ratio = histograms(found, {"difficulty": "difficulty (IFD): that loss over the loss of the answer alone"}, "ratio")
-    scores = histograms(found, {axis: f"reward model: {axis}" for axis in AXES}, "standard deviations")
-    judged = histograms(found, {"judge": "judge"}, "score")
-    if not (nats or scores or judged):
+    shown = {"loss": ("loss of an answer", "nats a token"), "difficulty": ("difficulty (IFD)", "ratio")}
+    shown |= {axis: (f"reward model: {axis}", "standard deviations") for axis in AXES}
+    charts = histograms(found, shown | {"judge": ("judge", "score")})
+    if not charts:
         return empty("Models", "No model was asked: say model.path=, reward.path= or judge=.")
-    lead = "How likely, how hard and how good the answers are to models. At an IFD of 1 the instruction does not help."
-    return f"{heading('Models', lead)}{nats}{ratio}{scores}{judged}"
+    lead = (
+        "How likely, how hard and how good the answers are to models. Difficulty is the loss of an answer after its "
+        "instruction over its loss alone: at 1 the instruction does not help."
+    )
+    return f"{heading('Models', lead)}{charts}"
 
 
 def reading_section(counted: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 import pytest
 from audited import asked, audited, marked, source
@@ -41,7 +42,7 @@ def test_duplicates_are_equal_up_to_case_spacing_and_width_and_name_the_first() 
     rows = [*SOUND, asked("name  a COLOUR.", "ｂlue"), asked("Name a colour.", "Blue")]
     found = audited(rows)
     assert marked(found, "duplicate") == [9, 10]
-    assert list(found.marked_rows("duplicate").values()) == ["as line 1", "as line 1"]
+    assert list(found.marked_rows("duplicate").values()) == ["repeats line 1", "repeats line 1"]
     assert marked(found, "near_duplicate") == [] == marked(found, "inconsistent")
 
 
@@ -83,12 +84,28 @@ def test_instances_of_one_row_do_not_repeat_each_other() -> None:
         ("N/A", "says nothing"),
         ("<nooutput>", "says nothing"),
         ("...", "says nothing"),
+        ("N/A.", "says nothing"),
         ("他获得了很多奖项，受到了大家的喜爱。在这一年里，他带领球队获得了美洲杯的亚军，并在202", "ends mid-sentence"),
         ("爵士乐有很多元素。其中最为常见的乐器有萨克斯、小号、", "ends with 、"),
     ],
 )
 def test_an_answer_that_breaks_off_is_incomplete(answer: str, why: str) -> None:
     assert (broken_off(answer) or "").startswith(why)
+
+
+@pytest.mark.parametrize("answer", ["😀 🎉", "4", "-1", "Nanny McPhee", "Null Island lies in the sea"])
+def test_a_short_answer_is_complete(answer: str) -> None:
+    assert broken_off(answer) is None
+
+
+AWKWARD = ["-" * 200_000 + "x", "汉" * 200_000, '" -' * 60_000, "{{a " * 50_000, "[your " * 30_000, "```\na\n" * 30_000]
+
+
+@pytest.mark.parametrize("answer", AWKWARD)
+def test_a_long_awkward_answer_takes_no_longer_than_its_length(answer: str) -> None:
+    started = time.process_time()
+    audited([asked("What?", answer), asked("What?", f"{answer} b")])
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("text", ["Hello, I am {{name}}.", "Yours, [Your Name]", "<insert date here>", "Lorem ipsum"])

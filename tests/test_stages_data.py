@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audited import asked, source
+from audited import asked, audited, source
 from command import refused, run, stage
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +19,8 @@ from real_data import real
 from test_instruct_audit_checks import LONG, QUESTION, SOUND
 from tiny_data import INSTRUCTIONS, sft, written
 
+from instruct.audit.kinds import KINDS
+from instruct.audit.policy import Policy, counts, dropped_rows
 from instruct.audit.sides import SIDES, side, split_key
 from models.errors import ConfigError, DataError
 
@@ -184,6 +186,25 @@ def test_a_filter_keeps_rows_verbatim_and_accounts_for_every_other(tmp_path: Pat
     assert counted["rows"] == counted["kept"] + sum(counted["dropped"].values()) == 13
     again = audit(tmp_path / "again", str(folder / "rows.jsonl"))
     assert again["rows"]["usable"] == 8 and again["rows"]["dropped"] == {}
+
+
+WORDS = st.sampled_from(["Blue", "You moron", "Blue and red and", "N/A", "水是生命之源"])
+ROWS = st.lists(
+    st.builds(asked, st.sampled_from(["Name a colour.", "Say it.", "说吧。"]), WORDS), min_size=1, max_size=12
+)
+NAMES = st.lists(st.sampled_from([n for n, kind in KINDS.items() if not kind.needs] + ["language:zh"]), max_size=5)
+
+
+@given(rows=ROWS, drop=NAMES)
+def test_every_row_is_kept_or_has_one_reason_of_the_policy(rows: list[dict[str, Any]], drop: list[str]) -> None:
+    found = audited(rows)
+    policy = Policy(drop, max_words=None, max_loss=None, min_difficulty=None, near_duplicate=0.8)
+    gone = dropped_rows(found, policy)
+    assert {reason.name for reason in gone.values()} <= set(drop)
+    assert sum(counts(found, gone).values()) == len(gone)
+    kept = [row for i, row in enumerate(rows) if i not in gone]
+    if kept:
+        assert all(not again for name, again in audited(kept).marks.items() if name in drop)
 
 
 def test_of_equal_rows_the_first_that_is_otherwise_good_stays(tmp_path: Path) -> None:

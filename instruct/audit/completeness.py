@@ -15,10 +15,12 @@ _STOPS_AT_WORD = re.compile(r"(?:^|\s)[^\W\d#@]\w*$|[\u3040-\u30ff\u4e00-\u9fff]
 _SIGNED = re.compile(r"[\"”’'»」]\s*[-–—~].{1,60}$")  # a quotation and its author
 _SENTENCE_END = re.compile(r"[.!?。！？؟।…]")
 _NOTHING = re.compile(
-    r"\W*(?:<?no ?(?:output|input|answer|response)>?|n/?a|none|null|nan|todo|tbd|\W*)\W*", re.IGNORECASE
+    r"[\s.,:;?!*_…–—-]+"
+    r"|[\W_]{0,4}(?:no ?(?:output|input|answer|response)|n/?a|none|null|nan|todo|tbd)[\W_]{0,4}",
+    re.IGNORECASE,
 )
 _PLACEHOLDERS = re.compile(
-    r"\{\{\s*\w[\w .]*\}\}"  # of a template engine
+    r"\{\{\s{0,2}\w[\w .]{0,40}\}\}"  # of a template engine
     r"|\[(?:your|insert|enter|add|name|date|company|recipient|address)\b[^\]\n]{0,40}\]"
     r"|<(?:your|insert|enter|add|no ?(?:in|out)put)\b[^>\n]{0,40}>"
     r"|lorem ipsum",
@@ -69,7 +71,7 @@ def broken_off(answer: str) -> str | None:
 def _mid_sentence(text: str, last: str) -> str | None:
     """Prose whose last line stops at a word, where the other sentences are closed."""
     said = words(last)
-    if not said or _LIST_MARK.match(last) or _SIGNED.search(last) or not _STOPS_AT_WORD.search(last):
+    if not said or _LIST_MARK.match(last) or _SIGNED.search(last[-80:]) or not _STOPS_AT_WORD.search(last[-80:]):
         return None
     long = PROSE_WORDS * (2 if mostly_unspaced(said) else 1)
     dangling = said[-1] in _DANGLING and text[-1].islower()

@@ -17,7 +17,7 @@ N_NAMED = 3  # lines that a reason names
 
 def duplicates(items: Sequence[Item]) -> Marks:
     """Conversations that stand in an earlier row."""
-    return _repeated(items, lambda item: (item.prompt_key, text_key(item.answer)), "as line {}")
+    return _repeated(items, lambda item: (item.prompt_key, text_key(item.answer)), "repeats line {}")
 
 
 def duplicate_ids(items: Sequence[Item]) -> Marks:
