@@ -57,16 +57,18 @@ def inspect(run: Run, cfg: Inspection) -> Findings:
     """Read, look at every row, and say what was found."""
     scorer = named_function("toxicity", cfg.toxicity) if cfg.toxicity else listed_words
     judge = named_function("judge", cfg.judge) if cfg.judge else None
+    model = run.input(cfg.model.path, "policy") if cfg.model.path else None
+    reward = run.input(cfg.reward.path, "reward") if cfg.reward.path else None
     source = read_source(cfg.data)
     run.say(str(source.reading))
     against = [*cfg.against, *([cfg.data.eval_path] if cfg.data.eval_path else [])]
     evaluation = read_evaluation_prompts(against, cfg.limits.ngram, cfg.data.on_bad_row, cfg.data.on_unusable)
     found = check(source, evaluation if against else None, scorer, cfg.limits, cfg.seed)
     found.notes += [str(reading) for reading in evaluation.readings if reading.n_dropped]
-    if cfg.model.path:
-        add_losses(found, run, cfg)
-    if cfg.reward.path:
-        add_rewards(found, run, cfg)
+    if model:
+        add_losses(found, model, cfg)
+    if reward:
+        add_rewards(found, reward, cfg)
     if judge:
         asked = judgements(found.items, judge, cfg.judge_seconds)
         found.measures["judge"] = asked.scores
@@ -78,9 +80,8 @@ def inspect(run: Run, cfg: Inspection) -> Findings:
     return found
 
 
-def add_losses(found: Findings, run: Run, cfg: Inspection) -> None:
+def add_losses(found: Findings, folder: str, cfg: Inspection) -> None:
     """Loss and difficulty of each answer under the model, and the marks that follow from them."""
-    folder = run.input(cfg.model.path, "policy")
     model, tokenizer = load_language_model(folder, cfg.model), load_tokenizer(folder, cfg.model)
     length = cfg.layout.max_length or max_positions(model)
     if tokenizer.chat_template is None:
@@ -98,9 +99,9 @@ def add_losses(found: Findings, run: Run, cfg: Inspection) -> None:
     found.marks["misaligned"] = worst_first(useless, difficulty, "IFD {:.2f}", most=True)
 
 
-def add_rewards(found: Findings, run: Run, cfg: Inspection) -> None:
+def add_rewards(found: Findings, folder: str, cfg: Inspection) -> None:
     """The reward model's scores of each answer on its axes, and the lowest on each."""
-    model, tokenizer = load_scorer(run.input(cfg.reward.path, "reward"), cfg.reward)
+    model, tokenizer = load_scorer(folder, cfg.reward)
     length = cfg.layout.max_length or max_positions(model)
     trees = answer_trees(found.items, ChatFormat(tokenizer), length, ended=True)
     known = [i for i, tree in enumerate(trees) if tree is not None]

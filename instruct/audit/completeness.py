@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from instruct.audit.kinds import Marks
 from instruct.audit.source import Item
@@ -16,7 +16,7 @@ _SIGNED = re.compile(r"[\"”’'»」]\s*[-–—~].{1,60}$")  # a quotation an
 _SENTENCE_END = re.compile(r"[.!?。！？؟।…]")
 _NOTHING = re.compile(
     r"[\s.,:;?!*_…–—-]+"
-    r"|[\W_]{0,4}(?:no ?(?:output|input|answer|response)|n/?a|none|null|nan|todo|tbd)[\W_]{0,4}",
+    r"|[\W_]{0,4}(?:no ?(?:output|input|answer|response)|n/?a|null|nan|todo|tbd)[\W_]{0,4}",
     re.IGNORECASE,
 )
 _PLACEHOLDERS = re.compile(
@@ -36,19 +36,18 @@ PROSE_WORDS = 8  # a last line of fewer words may be a title, a name, a result
 
 def incomplete(items: Sequence[Item]) -> Marks:
     """Items of which an answer breaks off or says nothing."""
-    return _first({i: _breaks(item) for i, item in enumerate(items)})
+    marks: Marks = {}
+    for i, item in enumerate(items):
+        for turn in item.messages:
+            if turn.role == "assistant" and (why := broken_off(turn.content)):
+                marks.setdefault(i, why)
+    return marks
 
 
 def placeholders(items: Sequence[Item]) -> Marks:
     """Items with a blank to be filled in, in any turn."""
     found = ((i, _PLACEHOLDERS.search("\n".join(t.content for t in item.messages))) for i, item in enumerate(items))
     return {i: excerpt(match[0]) for i, match in found if match}
-
-
-def _breaks(item: Item) -> Iterator[str]:
-    for turn in item.messages:
-        if turn.role == "assistant" and (why := broken_off(turn.content)):
-            yield why
 
 
 def broken_off(answer: str) -> str | None:
@@ -85,8 +84,3 @@ def _closes_others(text: str, last: str, long: int) -> bool:
     others = [line for line in text.splitlines()[:-1] if len(words(line)) >= long]
     closed = sum(bool(_SENTENCE_END.search(line.rstrip()[-2:])) for line in others)
     return closed >= 0.9 * len(others) if others else bool(_SENTENCE_END.search(last))
-
-
-def _first(reasons: dict[int, Iterator[str]]) -> Marks:
-    found = {i: next(iter(why), None) for i, why in reasons.items()}
-    return {i: why for i, why in found.items() if why}
