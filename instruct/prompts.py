@@ -32,7 +32,9 @@ class PromptData(DataSource):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """A prompt and where it stands."""
+
     prompt: Prompt
     origin: Origin
 
@@ -42,18 +44,19 @@ def read_prompts(data: PromptData) -> Split[Prompt]:
 
     Of several turns the prompt is all before the last reply; of questions with follow-ups (`turns`) it is the first.
     """
-    documents = document_template(data.documents or "documents")
-    asked = read_split(data, partial(_asked, documents.render), lambda record: prompt_key(record.prompt))
+    asked = read_split(data, partial(asked_in, documents=data.documents), lambda record: prompt_key(record.prompt))
     return Split([record.prompt for record in asked.train], [record.prompt for record in asked.eval], asked.readings)
 
 
-def _asked(render: Callable[[Row, str], str], row: Row) -> list[_Asked]:
+def asked_in(row: Row, documents: str | None = None) -> list[Asked]:
+    """The prompts of one row, its documents before each. documents: the file of their template; None: ours."""
     for name, prompts in PROMPT_FIELDS.items():
         if row.has(name):
             found = prompts(row)
             if row.has("documents"):
+                render = document_template(documents or "documents").render
                 found = [(*p[:-1], Message(p[-1].role, render(row, p[-1].content))) for p in found]
-            return [_Asked(prompt, row.origin) for prompt in found]
+            return [Asked(prompt, row.origin) for prompt in found]
     raise row.bad("prompt", f"one of the fields {', '.join(PROMPT_FIELDS)}")
 
 

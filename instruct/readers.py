@@ -52,8 +52,9 @@ def past_turns(row: Row) -> list[Message]:
 
 
 def sharegpt(row: Row) -> list[Instruction]:
-    """{"conversations": [{"from", "value"}, ...]}; `system` is optional."""
+    """{"conversations": [{"from", "value"}, ...]}; `system` is optional, and so is `chosen`, which pairs reply with."""
     turns = [*system_turn(row), *map(sharegpt_message, row.rows("conversations"))]
+    turns += [sharegpt_message(row.row("chosen"))] if row.has("chosen") else []
     return [Instruction(dialogue_of(turns, row, "conversations"), row.origin)]
 
 
@@ -180,6 +181,9 @@ def source_of(place: str, options: Any) -> Source:
 
 def instruction_reader(data: Source) -> Callable[[Row], list[Instruction]]:
     """The reader of a source: its form, its filters, and the documents of a row before what is asked of them."""
+    if data.format not in (*FORMATS, TASK):
+        known = ", ".join((*FORMATS, TASK))
+        raise ConfigError(f"data.format={data.format} holds documents, not instructions; use {known}")
     read = by_template(data) if data.format == TASK else FORMATS[data.format]
     documents = document_template(data.documents or "documents")
 
@@ -213,9 +217,6 @@ def by_template(data: Source) -> Callable[[Row], list[Instruction]]:
 
 def read_instructions(data: Source) -> Split[Instruction]:
     """The instructions of a source, split by prompt. Raises DataError or BadRow by the source's policies."""
-    if data.format not in (*FORMATS, TASK):
-        known = ", ".join((*FORMATS, TASK))
-        raise ConfigError(f"data.format={data.format} holds documents, not instructions; use {known}")
     found = read_split(data, instruction_reader(data), lambda instruction: prompt_key(instruction.messages))
     note_repeats(found.train, found.readings[0])
     return found

@@ -57,6 +57,11 @@ class Row:
         """The field `id`, which no reader needs; None where it is missing."""
         return self._fields.get("id")
 
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The whole row as it stands in its file; looking at it reads none of its fields."""
+        return self._fields
+
     def has(self, name: str) -> bool:
         """Whether the field stands in the row, null or not."""
         return name in self._fields

@@ -29,6 +29,9 @@ NEEDED = {  # what a person must say, because there is no good default
     "chat": ("model.path=y",),
     "export": ("model.path=y",),
     "generate": ("data=alpaca", "data.path=x", "method=evolve", "teacher.path=y"),
+    "audit": ("data=alpaca", "data.path=x"),
+    "filter": ("data=alpaca", "data.path=x"),
+    "split": ("data=alpaca", "data.path=x"),
 }
 READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from instruct.generation.asking import Asking
 from instruct.generation.journal import Journal
-from instruct.generation.language import language
 from instruct.generation.methods import alone, instance, without_thoughts
 from instruct.generation.requests import Failure, Receive, Reply, Request
 from instruct.generation.screen import Dropped, FilterConfig, Screen, refuses, repetition
+from instruct.language import language
 from models.errors import ResourceError, Unavailable
 from models.rouge import words
 

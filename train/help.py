@@ -17,7 +17,7 @@ CONF = Path(__file__).parent.parent / "conf"
 
 
 def help_text(stage: str, schema: type, story: str) -> str:
-    """The whole page."""
+    """The whole page. stage: as it is typed, `data audit` for one that is a verb of another."""
     lines = [f"python -m stages.{stage} [option=value ...] [group=choice ...]", "", story.strip(), "", "groups"]
     for folder in sorted(p for p in CONF.iterdir() if p.is_dir() and not p.name.startswith("_")):
         choices = sorted(p.stem for p in folder.glob("*.yaml"))
@@ -27,7 +27,9 @@ def help_text(stage: str, schema: type, story: str) -> str:
     for name, default, meaning in options(schema):
         shown = f"  {name}={default}"
         lines.append(f"{shown:<48}  {meaning}".rstrip())
-    return "\n".join([*lines, "", f"defaults of the stage: conf/{stage}.yaml; --cfg job shows them composed"])
+    return "\n".join(
+        [*lines, "", f"defaults of the stage: conf/{stage.split()[-1]}.yaml; --cfg job shows them composed"]
+    )
 
 
 def options(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -76,13 +76,17 @@ def _inputs(cfg: Any) -> dict[str, dict[str, Any]]:
     for name, value, meta in config_leaves(cfg):
         if not meta.get("input") or value is None:
             continue
-        path = Path(value)
-        if path.is_dir() and is_artifact_folder(path):
-            found[name] = {"path": value, "digest": read_artifact(path, verify=False).content, "artifact": True}
-        elif path.is_dir():
-            found[name] = {"path": value, "digest": digest(folder_digests(path))}
-        elif path.is_file():
-            found[name] = {"path": value, "digest": file_digest(path)}
+        if isinstance(value, list):
+            found[name] = {"path": value, "digest": digest([_input(path)["digest"] for path in value])}
         else:
-            found[name] = {"path": value, "digest": value}
+            found[name] = _input(value)
     return found
+
+
+def _input(value: str) -> dict[str, Any]:
+    path = Path(value)
+    if path.is_dir() and is_artifact_folder(path):
+        return {"path": value, "digest": read_artifact(path, verify=False).content, "artifact": True}
+    if path.is_dir():
+        return {"path": value, "digest": digest(folder_digests(path))}
+    return {"path": value, "digest": file_digest(path) if path.is_file() else value}

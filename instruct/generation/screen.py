@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from instruct.generation.language import LANGUAGES, UNKNOWN, language
+from instruct.language import LANGUAGES, UNKNOWN, language
 from models.errors import ConfigError
 from models.rouge import closest, words
 
