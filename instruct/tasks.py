@@ -1,0 +1,63 @@
+"""What a model can be measured on: any instruction data, whose replies are right answers, and plain text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import II
+
+from instruct.prompts import PromptData
+from instruct.readers import DOCUMENT_FORMATS, FORMATS, read_documents, read_instructions
+from instruct.records import Document, Instruction
+from models.errors import ConfigError, DataError
+from models.split import Split, check_choice
+
+PROMPTS_ALONE = "prompts"
+
+
+@dataclass(kw_only=True)
+class TaskData(PromptData):
+    """A source of questions with their answers, of plain text, or of prompts alone."""
+
+    format: str = PROMPTS_ALONE  # a name in FORMATS or DOCUMENT_FORMATS; prompts: without answers
+    side: str = "eval"  # rows that are measured: eval, those that the split holds out, or all
+    shots: list[int] = field(
+        default_factory=list
+    )  # measured with so many examples before each question too, from the side of training: [1, 3]
+    seed: int = II("seed")  # of the split by prompt: the stage's, so that what training held out is held out
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("format", self.format, (*FORMATS, *DOCUMENT_FORMATS, PROMPTS_ALONE))
+        check_choice("side", self.side, ("eval", "all"))
+        if any(n < 0 for n in self.shots):
+            raise ConfigError(f"data.shots={self.shots}: expected numbers of examples, 0 or more")
+        if any(self.shots) and self.format not in FORMATS:
+            raise ConfigError(f"data.shots={self.shots}: data.format={self.format} has no examples with answers")
+        if any(self.shots) and self.side == "all":
+            raise ConfigError(f"data.shots={self.shots}: data.side=all leaves no row as an example; use data.side=eval")
+
+    @property
+    def has_answers(self) -> bool:
+        return self.format in FORMATS
+
+    @property
+    def has_documents(self) -> bool:
+        return self.format in DOCUMENT_FORMATS
+
+
+def read_task(data: TaskData) -> Split[Instruction] | Split[Document]:
+    """The rows of a source, those to be measured as the side of evaluation. Raises DataError where there are none."""
+    split = read_documents(data) if data.has_documents else read_instructions(data)
+    if data.side == "all":
+        return Split([], [*split.train, *split.eval], split.readings)
+    if not split.eval:
+        raise DataError(
+            f"{data.path}: none of its {len(split.train)} records is held out, so there is nothing to measure; "
+            "raise eval_fraction, name an eval_path, or say side=all"
+        )
+    if max(data.shots, default=0) > len(split.train):
+        raise DataError(
+            f"{data.path}: shots={data.shots}: expected at most the {len(split.train)} of the training side"
+        )
+    return split
