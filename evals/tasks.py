@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +76,13 @@ class QuestionPanel:
 
     def measure(self, model: Subject, answered: Sequence[Response] | None = None) -> Measured:
         """answered: the model's greedy responses to the questions alone, where they are there already."""
-        found = self._asked(model, self.prompts, answered)
+        found = self._asked(model, self.prompts, answered or model.respond(self.prompts, temperature=0.0))
         for n in self.shots:
             prompts = [self.with_examples(prompt, n, model) for prompt in self.prompts]
-            found |= {f"shots.{n}.{name}": value for name, value in self._asked(model, prompts).items()}
+            responses = model.respond(prompts, temperature=0.0)
+            if model.chat is None:
+                responses = [first_turn(r, prompt) for r, prompt in zip(responses, prompts, strict=True)]
+            found |= {f"shots.{n}.{name}": value for name, value in self._asked(model, prompts, responses).items()}
         return found
 
     def scores(self, responses: Sequence[Response]) -> Measured:
@@ -98,8 +101,7 @@ class QuestionPanel:
             "length": mean_of([float(len(r.ids)) for r in responses]),
         }
 
-    def _asked(self, model: Subject, prompts: Sequence[Prompt], answered: Sequence[Response] | None = None) -> Measured:
-        responses = model.respond(prompts, temperature=0.0) if answered is None else answered
+    def _asked(self, model: Subject, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Measured:
         pairs = [(p, answer) for p, q in zip(prompts, self.questions, strict=True) for answer in q.answers]
         losses = iter(model.answer_nll(*zip(*pairs, strict=True)))
         nll = [_total([next(losses) for _ in question.answers]) for question in self.questions]
@@ -118,6 +120,14 @@ def after_examples(prompt: Prompt, examples: Sequence[Prompt]) -> Prompt:
     system = [m for m in prompt if m.role == "system"]
     turns = [m for conversation in [*examples, prompt] for m in conversation if m.role != "system"]
     return (*system, *turns)
+
+
+def first_turn(response: Response, prompt: Prompt) -> Response:
+    """What a model that is asked in plain text, a line a turn, answered before it went on with a turn of its own; the
+    whole response where an example's turn has several lines."""
+    if any("\n" in m.content for m in prompt[:-1]) or "\n" not in response.text:
+        return response
+    return replace(response, text=response.text.partition("\n")[0], ended=True)
 
 
 def stable_hash(*conversations: Prompt) -> str:

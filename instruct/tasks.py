@@ -19,8 +19,8 @@ PROMPTS_ALONE = "prompts"
 class TaskData(PromptData):
     """A source of questions with their answers, of plain text, or of prompts alone."""
 
-    format: str = PROMPTS_ALONE  # a name in FORMATS or DOCUMENT_FORMATS; prompts: without answers
-    side: str = "eval"  # rows that are measured: eval, those that the split holds out, or all
+    format: str = PROMPTS_ALONE  # of the rows: alpaca, messages, ... as the choices of data=, text; prompts: no answers
+    side: str = "eval"  # rows with answers, and documents, that are measured: eval, the held-out ones, or all
     shots: list[int] = field(
         default_factory=list
     )  # measured with so many examples before each question too, from the side of training: [1, 3]
@@ -30,6 +30,8 @@ class TaskData(PromptData):
         super().__post_init__()
         check_choice("format", self.format, (*FORMATS, *DOCUMENT_FORMATS, PROMPTS_ALONE))
         check_choice("side", self.side, ("eval", "all"))
+        if self.side == "all" and self.format == PROMPTS_ALONE:
+            raise ConfigError("data.side=all: prompts alone have no sides; leave it out, or say data.format=...")
         if any(n < 0 for n in self.shots):
             raise ConfigError(f"data.shots={self.shots}: expected numbers of examples, 0 or more")
         if any(self.shots) and self.format not in FORMATS:

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.subject import Response, Subject
-from evals.tasks import Question, QuestionPanel, TextPanel, after_examples, estimated, gains, likelihood
+from evals.tasks import Question, QuestionPanel, TextPanel, after_examples, estimated, first_turn, gains, likelihood
 from models.chat import Message, Prompt
 
 
@@ -112,6 +112,13 @@ def test_a_base_model_is_shown_examples_as_plain_text(llama_folder: str) -> None
     model = subject(llama_folder)
     shown = model.tokenizer.decode(model.prompt_ids(asked("a ?", "b .", "c ?")), skip_special_tokens=True)
     assert shown == "a ?\nb .\nc ?\n"
+
+
+def test_a_line_ends_a_turn_in_plain_text_whose_turns_are_lines() -> None:
+    running_on = Response([1], [2] * 9, "lima\nand spain ?\nmadrid", False)
+    cut = first_turn(running_on, asked("peru ?", "lima .", "spain ?"))
+    assert (cut.text, cut.ended, cut.ids) == ("lima", True, running_on.ids)
+    assert first_turn(running_on, asked("peru ?", "lima\n.", "spain ?")) == running_on
 
 
 def test_plain_text_is_measured_by_its_likelihood_alone(llama_folder: str) -> None:

@@ -144,6 +144,7 @@ def test_rows_that_ask_the_same_are_one_question_with_several_answers(qwen2_fold
         ("data=alpaca data.path=a data.shots=[2] data.side=all", "data.side=eval"),
         ("data=prompts data.path=a data.shots=[2]", "no examples"),
         ("data=alpaca data.path=a data.side=train", "eval, all"),
+        ("data=prompts data.path=a data.side=all", "no sides"),
         ("harness.include=/nowhere", "a folder"),
         ("harness.limit=0", "at least 1"),
     ],
