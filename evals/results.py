@@ -186,10 +186,14 @@ class Report:
     tasks: tuple[TaskTable, ...] = ()
 
     @property
-    def told(self) -> tuple[Metric, ...]:
-        """The metrics that a verdict speaks of, those of tasks under the names of their tasks."""
-        of_tasks = [replace(m, label=f"{t.name}: {m.label}") for t in self.tasks for m in t.metrics if m.key in t.told]
-        return (*self.metrics, *of_tasks)
+    def of_tasks(self) -> tuple[Metric, ...]:
+        """The metrics of tasks that a verdict speaks of, under the names of their tasks."""
+        return tuple(
+            replace(m, label=f"{table.name}: {m.label}")
+            for table in self.tasks
+            for m in table.metrics
+            if m.key in table.told
+        )
 
 
 def estimates(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Estimate]:

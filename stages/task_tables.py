@@ -8,8 +8,6 @@ from typing import Any
 
 from evals.results import TASK_METRICS, Metric, TaskTable
 
-TOLD = ("exact_match", "rouge_l", "perplexity")  # of the many metrics of a task those that a verdict speaks of
-
 
 def task_tables(found: Mapping[str, Any]) -> Iterator[TaskTable]:
     """The data's own questions with examples, the tasks that were named, and those of lm-evaluation-harness."""
@@ -17,8 +15,9 @@ def task_tables(found: Mapping[str, Any]) -> Iterator[TaskTable]:
         yield TaskTable("held-out questions", tuple(_with_examples(found, "")))
     for name, task in found.get("tasks", {}).items():
         place = f"tasks.{name}."
-        metrics = (*_known(task, place), *_with_examples(task, place))
-        yield TaskTable(name, metrics, tuple(place + told for told in TOLD))
+        alone = tuple(_known(task, place))
+        told = tuple(metric.key for metric in alone if metric.key != f"{place}bits_per_byte")  # perplexity says it
+        yield TaskTable(name, (*alone, *_with_examples(task, place)), told)
     for name, metrics in found.get("harness", {}).items():
         shown = tuple(
             Metric(f"harness.{name}.{metric}", metric, "higher" if value["higher_is_better"] else "lower", 3)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from command import Ended, refused, run, stage
+from real_data import FOLDER, real
 from tiny_data import INSTRUCTIONS, STEPS, written
 
 from instruct.readers import InstructionData, read_instructions
@@ -133,6 +134,22 @@ def test_rows_that_ask_the_same_are_one_question_with_several_answers(qwen2_fold
     place = (f"outputs={tmp_path}", "name=x", "max_new_tokens=2", f"models.a={qwen2_folder}")
     assert stage("evaluate", "data=alpaca", f"data.path={path}", "data.side=all", *place, cwd=tmp_path).code == 0
     assert json.loads((tmp_path / "x/evaluate/results.json").read_text())["a"]["rouge_l"]["n"] == 2
+
+
+def test_a_model_of_stories_finds_a_story_likelier_than_the_web(tmp_path: Path) -> None:
+    model = FOLDER.parent / "models/stories260k"
+    if not (model / "model.safetensors").is_file():
+        pytest.skip(f"no model in {model}; set HHH_REAL_DATA to the folder of data beside models/")
+    story = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    tasks = {"story": written(tmp_path / "story.jsonl", [{"text": story}]), "web": real("c4_demo.jsonl")}
+    named = [f"tasks.{name}.{option}" for name in tasks for option in ("format=text", "side=all", "limit=4")]
+    paths = [f"tasks.{name}.path={path}" for name, path in tasks.items()]
+    data = ("data=alpaca", f"data.path={real('identity.json')}", "max_new_tokens=2", f"models.before={model}")
+    run("evaluate", *data, *named, *paths, f"outputs={tmp_path}", "name=x")
+    found = json.loads((tmp_path / "x/evaluate/results.json").read_text())["before"]["tasks"]
+    # The model has 512 tokens, and the pages are several times as long as its 512 positions.
+    assert 1 < found["story"]["perplexity"]["mean"] < 10 < found["web"]["perplexity"]["mean"] < 512
+    assert found["story"]["bits_per_byte"]["mean"] < found["web"]["bits_per_byte"]["mean"]
 
 
 @pytest.mark.parametrize(
