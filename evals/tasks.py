@@ -78,11 +78,14 @@ class QuestionPanel:
         """answered: the model's greedy responses to the questions alone, where they are there already."""
         found = self._asked(model, self.prompts, answered or model.respond(self.prompts, temperature=0.0))
         for n in self.shots:
-            prompts = [self.with_examples(prompt, n, model) for prompt in self.prompts]
+            drawn = [self.drawn(prompt, n, model) for prompt in self.prompts]
+            prompts = [after_examples(prompt, examples) for prompt, examples in zip(self.prompts, drawn, strict=True)]
             responses = model.respond(prompts, temperature=0.0)
             if model.chat is None:
                 responses = [first_turn(r, prompt) for r, prompt in zip(responses, prompts, strict=True)]
-            found |= {f"shots.{n}.{name}": value for name, value in self._asked(model, prompts, responses).items()}
+            shown = {"examples": mean_of([float(len(examples)) for examples in drawn])}
+            measured = self._asked(model, prompts, responses) | shown
+            found |= {f"shots.{n}.{name}": value for name, value in measured.items()}
         return found
 
     def scores(self, responses: Sequence[Response]) -> Measured:
@@ -107,12 +110,12 @@ class QuestionPanel:
         nll = [_total([next(losses) for _ in question.answers]) for question in self.questions]
         return {**self.scores(responses), **likelihood(nll, ["".join(q.answers) for q in self.questions])}
 
-    def with_examples(self, prompt: Prompt, n: int, model: Subject) -> Prompt:
-        """The prompt after n examples, or after as many as leave room; always the same for one question."""
-        nearest = sorted(self.examples, key=lambda example: stable_hash(prompt, example))[:n]
-        while nearest and not model.fits(after_examples(prompt, nearest)):
-            nearest = nearest[1:]
-        return after_examples(prompt, nearest)
+    def drawn(self, prompt: Prompt, n: int, model: Subject) -> list[Prompt]:
+        """The examples of one question: n, or as many as leave room; the same in every run."""
+        found = sorted(self.examples, key=lambda example: stable_hash(prompt, example))[:n]
+        while found and not model.fits(after_examples(prompt, found)):
+            found = found[1:]
+        return found
 
 
 def after_examples(prompt: Prompt, examples: Sequence[Prompt]) -> Prompt:

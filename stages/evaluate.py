@@ -39,7 +39,7 @@ class EvaluateStage(StageConfig):
         default_factory=dict, metadata=INPUT
     )  # what is compared, artefacts or model folders by any name: models.before=... models.after=...
     reference: str | None = None  # the model that the others are compared with; null: sft, before, or the first
-    tasks: dict[str, TaskData] = field(default_factory=dict)
+    tasks: dict[str, TaskData] = field(default_factory=dict)  # by any name, measured beside: tasks.web.path=...
     harness: HarnessConfig = field(default_factory=HarnessConfig)
     reward: str | None = field(default=None, metadata=INPUT)  # a reward model, for learned scores
     per_family: int = 100  # test prompts of each family of the world

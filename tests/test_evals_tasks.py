@@ -78,7 +78,8 @@ def test_a_model_is_measured_with_no_and_with_each_number_of_examples(qwen2_fold
     model = subject(qwen2_folder)
     found = estimated(PANEL.measure(model))
     assert set(found["shots"]) == {"1", "3"}
-    assert set(found["shots"]["3"]) == set(found) - {"shots"} > {"perplexity", "exact_match", "ended"}
+    assert set(found["shots"]["3"]) - {"examples"} == set(found) - {"shots"} > {"perplexity", "exact_match", "ended"}
+    assert [found["shots"][n]["examples"]["mean"] for n in ("1", "3")] == [1.0, 3.0]
     # All answers of a question count: lima, lima . and madrid, each with its end.
     nll = model.answer_nll([PANEL.prompts[0], PANEL.prompts[0], PANEL.prompts[1]], ["lima", "lima .", "madrid"])
     expected = math.exp(sum(loss for loss, _ in nll) / sum(n for _, n in nll))
@@ -87,20 +88,20 @@ def test_a_model_is_measured_with_no_and_with_each_number_of_examples(qwen2_fold
 
 def test_examples_are_turns_before_the_question_the_same_ones_every_time(qwen2_folder: str) -> None:
     model = subject(qwen2_folder)
-    one, three = (PANEL.with_examples(PANEL.prompts[0], n, model) for n in (1, 3))
-    assert one == PANEL.with_examples(PANEL.prompts[0], 1, model)
-    assert one[:2] in PANEL.examples and three[:2] == one[:2]
-    assert [m.role for m in three] == ["user", "assistant"] * 3 + ["user"] and three[-1:] == PANEL.prompts[0]
+    one, three = (PANEL.drawn(PANEL.prompts[0], n, model) for n in (1, 3))
+    assert len(one) == 1 and one == three[:1] and len(set(three)) == 3 and set(three) <= set(PANEL.examples)
+    prompt = after_examples(PANEL.prompts[0], three)
+    assert [m.role for m in prompt] == ["user", "assistant"] * 3 + ["user"] and prompt[-1:] == PANEL.prompts[0]
     reordered = QuestionPanel(PANEL.questions, PANEL.examples[::-1])
-    assert reordered.with_examples(PANEL.prompts[0], 3, model) == three
+    assert reordered.drawn(PANEL.prompts[0], 3, model) == three
 
 
 def test_examples_that_leave_no_room_are_left_out(gpt2_folder: str) -> None:
     long = [asked("the capital of peru . " * 20 + name, "lima") for name in ("a", "b", "c")]
     panel = QuestionPanel(PANEL.questions, long)
     model = subject(gpt2_folder)  # of 256 positions
-    prompt = panel.with_examples(PANEL.prompts[0], 3, model)
-    assert model.fits(prompt) and 1 < len(prompt) < 7 and prompt[-1:] == PANEL.prompts[0]
+    shown = panel.drawn(PANEL.prompts[0], 3, model)
+    assert 0 < len(shown) < 3 and model.fits(after_examples(PANEL.prompts[0], shown))
 
 
 def test_the_system_turn_is_the_questions_own_and_stands_first() -> None:

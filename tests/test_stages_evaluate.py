@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Ended, refused, run, stage
+from command import Ended, composed, refused, run, stage
 from real_data import FOLDER, real
 from tiny_data import INSTRUCTIONS, STEPS, written
 
@@ -57,7 +57,10 @@ def test_every_model_is_measured_on_the_held_out_questions_and_on_every_task(
 ) -> None:
     held_out = read_instructions(InstructionData(format="alpaca", path=files["alpaca"], eval_fraction=0.3)).eval
     for found in results.values():
-        assert set(found) >= {*SCORES, "sampled", "tasks", "shots"} and set(found["shots"]["2"]) == SCORES
+        assert set(found) >= {*SCORES, "sampled", "tasks", "shots"} and set(found["shots"]["2"]) == {
+            *SCORES,
+            "examples",
+        }
         assert {found[name]["n"] for name in SCORES} == {len(held_out)}
         assert set(found["tasks"]["earlier"]) == SCORES and found["tasks"]["earlier"]["chrf"]["n"] == len(EARLIER)
         assert set(found["tasks"]["web"]) == {"perplexity", "bits_per_byte"}
@@ -168,6 +171,14 @@ def test_a_model_of_stories_finds_a_story_likelier_than_the_web(tmp_path: Path) 
 )
 def test_an_option_that_measures_nothing_is_refused(wrong: str, said: str) -> None:
     assert said in refused(ConfigError, "evaluate", "models.a=b", *wrong.split())
+
+
+def test_a_task_is_split_by_the_seed_of_its_stage() -> None:
+    task = ("tasks.x.path=a", "tasks.x.format=text")
+    assert composed("evaluate", "models.a=b", "seed=5", *task).tasks["x"].seed == 5
+    below = [f"evaluate.{option}" for option in task]
+    assert composed("pipeline", "seed=5", *below).evaluate.tasks["x"].seed == 5
+    assert composed("evaluate", "models.a=b", "seed=5", *task, "tasks.x.seed=7").tasks["x"].seed == 7
 
 
 def test_without_a_model_nothing_starts() -> None:
