@@ -56,7 +56,6 @@ TASK_METRICS = (
     Metric("bits_per_byte", "bits per byte", "lower"),
     Metric("ended", "ended by itself", "higher"),
     Metric("length", "length", None, 1, "tokens"),
-    Metric("examples", "shown", None, 1),  # where the model has no room for all of them, fewer
 )
 
 

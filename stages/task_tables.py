@@ -33,4 +33,4 @@ def _known(found: Mapping[str, Any], place: str) -> Iterator[Metric]:
 def _with_examples(found: Mapping[str, Any], place: str) -> Iterator[Metric]:
     for n in sorted(found.get("shots", {}), key=int):
         for metric in _known(found["shots"][n], f"{place}shots.{n}."):
-            yield replace(metric, label=f"{metric.label}, {n} example{'s' if n != '1' else ''}")
+            yield replace(metric, label=f"{metric.label}, up to {n} example{'s' if n != '1' else ''}")
