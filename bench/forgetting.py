@@ -59,7 +59,7 @@ def measured(world: int, base: str, arguments: argparse.Namespace) -> dict[str, 
     models = {"base": base, "A": tuned(f"A-{world}", base, world, "A", rows)}
     for name, share in SHARES.items():
         replay = ["data@replay=world", f"replay.limit={rows}", f"replay.seed={world}", "replay.eval_fraction=0.0"]
-        replay += [f"replay.only={{family: [{', '.join(GROUPS['A'])}]}}", f"replay_share={share}"]
+        replay += [f"+replay.only={{family: [{', '.join(GROUPS['A'])}]}}", f"replay_share={share}"]
         folder = f"B-{world}-{int(100 * share)}"
         models[name] = tuned(folder, models["A"], world, "B", rows, *(replay if share else []))
     named = [f"models.{key(name)}={folder}" for name, folder in models.items()]

@@ -14,6 +14,7 @@ from evals.markup import colours, document, empty, heading, legend
 from evals.notation import escaped, number
 from evals.plots import Interval, interval_bars, reliability_chart
 from evals.results import GOLD_AXES, AxisQuality, Metric, ModelResult, Report
+from evals.retention import tasks_section
 from evals.verdict import Verdict, answer, direction, final_verdicts, overall, verdicts
 
 
@@ -21,6 +22,7 @@ def render(report: Report) -> str:
     """The whole page."""
     sections = {
         "Numbers": ("numbers", headline_section(report)),
+        "Tasks": ("tasks", tasks_section(report)),
         "Axes": ("axes", axes_section(report)),
         "Reward and KL": ("frontier", frontier_section(report)),
         "Reward model": ("reward", reward_section(report.reward_quality)),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from instruct.readers import InstructionData, Mixing, Source
+from instruct.readers import InstructionData, Mixing, Part
 from instruct.records import Instruction
 from models.errors import ConfigError
 from models.split import Split
@@ -18,10 +18,12 @@ from models.split import Split
 Row = TypeVar("Row")
 
 
-def mixed(data: InstructionData, read: Callable[[Source], Split[Instruction]]) -> Split[Instruction]:
+def mixed(data: InstructionData, read: Callable[[Part], Split[Instruction]]) -> Split[Instruction]:
     """The sources of a mixture in their order, each with its share of the training rows; held-out rows as they are."""
     if not data.sources:
-        raise ConfigError("data.sources is empty; name one, as in +data.sources.mine='{format: alpaca, path: a.json}'")
+        raise ConfigError(
+            "data.sources is empty; name one, as in data.sources.mine.format=alpaca data.sources.mine.path=a.json"
+        )
     splits = {name: read(source) for name, source in data.sources.items()}
     sizes = {name: len(split.train) for name, split in splits.items()}
     counts = allot(sizes, {name: source.weight for name, source in data.sources.items()}, data.mixing)

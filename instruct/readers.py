@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import ClassVar
 
 from instruct.records import Document, Instruction
 from instruct.templates import as_text, document_template, task_template
@@ -114,17 +111,32 @@ class Source(DataSource):
     labels: dict[str, str] = field(default_factory=dict)  # of format=task: words for the values of the field label
     documents: str | None = field(default=None, metadata=INPUT)  # template file of rows' `documents`; null: ours
     only: dict[str, list[str]] = field(default_factory=dict)  # rows with one of these values in a field; others counted
-    balance: str | None = None  # a field of the rows, such as task or difficulty: its values get equal shares
-    weight: float | None = None  # of this source in a mixture; null: by its rows
+
+    known_formats: ClassVar[tuple[str, ...]] = (*FORMATS, TASK, *DOCUMENT_FORMATS, WORLD, WORLD_TEXT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("format", self.format, (*FORMATS, TASK, *DOCUMENT_FORMATS, WORLD, WORLD_TEXT, MIXTURE))
+        check_choice("format", self.format, self.known_formats)
         if (self.template is None) == (self.format == TASK):
             raise ConfigError(f"data.template={self.template}: a template belongs to data.format=task, and to no other")
         for name in ("columns", "constants", "labels"):
             if getattr(self, name) and self.format != TASK:
                 raise ConfigError(f"data.{name}: read by data.format=task alone, not by {self.format}")
+
+    @property
+    def has_instructions(self) -> bool:
+        return self.format in (*FORMATS, TASK)
+
+
+@dataclass(kw_only=True)
+class Part(Source):
+    """A source with its place among others."""
+
+    balance: str | None = None  # a field of the rows, such as task or difficulty: its values get equal shares
+    weight: float | None = None  # of this source in a mixture; null: by its rows
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weight is not None and not 0 < self.weight < float("inf"):
             raise ConfigError(f"data.weight={self.weight}: expected a number above 0, or null")
 
@@ -148,10 +160,12 @@ class Mixing:
 
 
 @dataclass(kw_only=True)
-class InstructionData(Source):
+class InstructionData(Part):
     """One source, or a mixture of several."""
 
-    sources: dict[str, Any] = field(default_factory=dict)  # of data=mixture: by name, each with options as above
+    known_formats: ClassVar[tuple[str, ...]] = (*Part.known_formats, MIXTURE)
+
+    sources: dict[str, Part] = field(default_factory=dict)  # of data=mixture, by any name: data.sources.mine.path=...
     mixing: Mixing = field(default_factory=Mixing)
     streaming: bool = False  # read one file as it is needed, in passes; nothing is held in memory
     stream_buffer: int = 2000  # rows that a stream is shuffled among
@@ -159,39 +173,29 @@ class InstructionData(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.streaming and (self.format not in (*FORMATS, TASK) or self.balance):
+        if self.streaming and (not self.has_instructions or self.balance):
             raise ConfigError("data.streaming=true: reads one file of instructions, and cannot balance it")
         for name in ("stream_buffer", "stream_eval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}={getattr(self, name)}: expected at least 1")
-        self.sources = {name: source_of(f"data.sources.{name}", value) for name, value in self.sources.items()}
         if self.format != MIXTURE and (self.sources or self.mixing != Mixing()):
             raise ConfigError(f"data.sources and data.mixing are read by data=mixture alone, not by {self.format}")
 
 
-def source_of(place: str, options: Any) -> Source:
-    """A source from the options that stand at a place of the configuration. Hydra cannot add one that is typed."""
-    if isinstance(options, Source):
-        return options
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Source), options))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{place}: {str(error).splitlines()[0]}") from error
-
-
 def instruction_reader(data: Source) -> Callable[[Row], list[Instruction]]:
     """The reader of a source: its form, its filters, and the documents of a row before what is asked of them."""
-    if data.format not in (*FORMATS, TASK):
+    if not data.has_instructions:
         known = ", ".join((*FORMATS, TASK))
         raise ConfigError(f"data.format={data.format} holds documents, not instructions; use {known}")
     read = by_template(data) if data.format == TASK else FORMATS[data.format]
     documents = document_template(data.documents or "documents")
+    group_by = data.balance if isinstance(data, Part) else None
 
     def reader(row: Row) -> list[Instruction]:
         for name, allowed in data.only.items():
             if as_text(row.value(name)) not in allowed:
                 raise FilteredRow(row.origin, f"{name} is none of data.only")
-        group = as_text(row.value(data.balance)) if data.balance else ""
+        group = as_text(row.value(group_by)) if group_by else ""
         found = [replace(instruction, group=group) for instruction in read(row)]
         return [_after(documents.render, row, x) for x in found] if row.has("documents") else found
 

@@ -10,6 +10,7 @@ from instruct.readers import (
     WORLD,
     WORLD_TEXT,
     InstructionData,
+    Part,
     Source,
     read_documents,
     read_instructions,
@@ -26,13 +27,13 @@ def instructions(data: InstructionData) -> Split[Instruction]:
     return mixed(data, one_source) if data.format == MIXTURE else one_source(data)
 
 
-def one_source(data: Source) -> Split[Instruction]:
+def one_source(data: Part) -> Split[Instruction]:
     """The instructions of one source, split by prompt, and balanced where it says so."""
     found = of_world(data) if data.format == WORLD else read_instructions(data)
     return Split(balanced(found.train, str(data.seed)), found.eval, found.readings) if data.balance else found
 
 
-def of_world(data: Source) -> Split[Instruction]:
+def of_world(data: Part) -> Split[Instruction]:
     """Demonstrations of the world. `only` and `balance` know the fields family and kind."""
     if strange := {*data.only, *filter(None, [data.balance])} - {"family", "kind"}:
         raise ConfigError(f"data.only.{sorted(strange)[0]}: the world's demonstrations have the fields family and kind")

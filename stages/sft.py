@@ -14,7 +14,7 @@ from itertools import groupby
 from transformers import PreTrainedTokenizerBase
 
 from instruct.mixture import draw
-from instruct.readers import InstructionData, Source, stream_instructions
+from instruct.readers import InstructionData, Part, stream_instructions
 from instruct.records import Instruction
 from instruct.sources import holds_text, instructions, one_source, replay
 from instruct.supervised import (
@@ -47,7 +47,7 @@ class SFTStage(StageConfig):
     """conf/sft.yaml"""
 
     data: InstructionData
-    replay: Source | None = None  # text or instructions learnt before, beside the data, so that they are not forgotten
+    replay: Part | None = None  # text or instructions learnt before, beside the data, so that they are not forgotten
     replay_share: float | None = None  # of all rows, in (0, 1); null: every row of replay once
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)

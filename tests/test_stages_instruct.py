@@ -25,8 +25,9 @@ def halves(folder: Path) -> None:
 
 def mixture(folder: Path, model: str, *options: str, held_out: float = 0.2) -> tuple[str, ...]:
     sources = (
-        f"+data.sources.{name}={{format: alpaca, path: '{folder / name}.jsonl', eval_fraction: {held_out}}}"
+        f"data.sources.{name}.{option}"
         for name in HALVES
+        for option in ("format=alpaca", f"path={folder / name}.jsonl", f"eval_fraction={held_out}")
     )
     return ("data=mixture", *sources, f"model.path={model}", f"outputs={folder / 'out'}", *STEPS, *options)
 
@@ -77,7 +78,7 @@ def test_a_table_of_a_task_is_tuned_on_through_its_template(tmp_path: Path, llam
     path = tmp_path / "reviews.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("review", "stars"), *((f"the library {i}", i % 2) for i in range(20))])
-    columns = "+data.columns={text: review, label: stars}"
+    columns = "data.columns={text: review, label: stars}"
     options = ("data=task", "data.template=sentiment", columns, f"data.path={path}")
     ended = stage("sft", *options, f"model.path={llama_folder}", f"outputs={tmp_path}", *STEPS, cwd=tmp_path)
     assert ended.code == 0 and "20 of 20 rows kept" in ended.stderr
@@ -192,5 +193,5 @@ def test_a_file_that_changed_since_the_checkpoint_ends_with_4(tmp_path: Path, ll
 
 def test_a_filter_that_leaves_no_row_ends_with_3_and_its_counts(tmp_path: Path, llama_folder: str) -> None:
     options = sft(tmp_path, llama_folder, written(tmp_path / "a.jsonl", INSTRUCTIONS))
-    line = refused(DataError, "sft", *options, "+data.only.input=[nothing]")
+    line = refused(DataError, "sft", *options, "data.only.input=[nothing]")
     assert "no usable row among 24 (input is none of data.only 24)" in line

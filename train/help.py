@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 PER_LINE = re.MULTILINE | re.DOTALL
 CONF = Path(__file__).parent.parent / "conf"
@@ -38,7 +38,8 @@ def options(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     for field in dataclasses.fields(schema):
         nested = [t for t in (hints[field.name], *get_args(hints[field.name])) if dataclasses.is_dataclass(t)]
         if nested:
-            yield from options(nested[0], f"{prefix}{field.name}.")
+            named = "<name>." if get_origin(hints[field.name]) is dict else ""
+            yield from options(nested[0], f"{prefix}{field.name}.{named}")
         else:
             yield prefix + field.name, shown_default(field), meanings.get(field.name, "")
 
