@@ -16,20 +16,20 @@ def samples_section(report: Report) -> str:
     names = list(dict.fromkeys(name for sample in report.samples for name in sample.answers))
     tint = colours([model.name for model in report.models] + names)
     heads = "".join(f'<th><span class="{tint[n]}"><span class="swatch"></span></span>{escaped(n)}</th>' for n in names)
-    rows = "".join(sample_row(sample, names) for sample in report.samples)
-    lead = (
-        f"The same {len(report.samples)} held-out prompts for every model, with gold scores. Shown as text, as written."
-    )
-    table = f'<table class="samples"><thead><tr><th>prompt</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    with_right = any(sample.right for sample in report.samples)
+    rows = "".join(sample_row(sample, names, with_right) for sample in report.samples)
+    lead = f"The same {len(report.samples)} held-out prompts for every model. Shown as text, as written."
+    head = f"<th>prompt</th>{'<th>right answer</th>' if with_right else ''}{heads}"
+    table = f'<table class="samples"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return f'{heading("Answers side by side", lead)}<div class="scroll">{table}</div>'
 
 
-def sample_row(sample: Sample, names: Sequence[str]) -> str:
+def sample_row(sample: Sample, names: Sequence[str], with_right: bool) -> str:
+    right = f'<td class="said" dir="auto">{foreign(sample.right)}</td>' if with_right else ""
     kind = f'<span class="kind">{escaped(sample.kind)}</span>' if sample.kind else ""
     cells = "".join(f"<td>{answer_cell(sample.answers.get(name))}</td>" for name in names)
-    return (
-        f'<tr><td class="prompt"><span class="said" dir="auto">{foreign(sample.prompt)}</span>{kind}</td>{cells}</tr>'
-    )
+    prompt = f'<span class="said" dir="auto">{foreign(sample.prompt)}</span>{kind}'
+    return f'<tr><td class="prompt">{prompt}</td>{right}{cells}</tr>'
 
 
 def answer_cell(given: Answer | None) -> str:

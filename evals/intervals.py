@@ -6,7 +6,7 @@ first, otherwise the interval is too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -96,10 +96,40 @@ def by_prompt(values: Sequence[float], prompts: Sequence[int]) -> list[float]:
     return [sum(group) / len(group) for group in groups.values()]
 
 
-def bootstrap_perplexity(nll: Sequence[tuple[float, int]], *, seed: int = 0, n_resamples: int = 1000) -> Estimate:
-    """exp(mean negative log-likelihood per token) over documents, each (summed nll, tokens), resampled by document."""
-    sums, counts = np.asarray(nll, dtype=np.float64).T
-    rows = np.random.default_rng(seed).integers(len(sums), size=(n_resamples, len(sums)))
-    low, high = np.quantile(np.exp(sums[rows].sum(1) / counts[rows].sum(1)), [0.025, 0.975])
-    mean = float(np.exp(sums.sum() / counts.sum()))
-    return Estimate(mean, min(float(low), mean), max(float(high), mean), len(sums))
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""A number of a whole corpus, made of the sums over its rows: (..., k) to (...)."""
+
+
+def bootstrap_statistic(
+    rows: ArrayLike, statistic: Statistic, *, minus: ArrayLike | None = None, seed: int = 0, n_resamples: int = 1000
+) -> Estimate:
+    """A corpus statistic with its percentile bootstrap interval, 95 %, resampled by row.
+
+    rows: (N, k). minus: the rows of another, in the same order; then it is the paired difference to their statistic.
+    Raises DataError without rows and NumericsError where a value is not finite.
+    """
+    sides = [finite(side).reshape(np.shape(side)) for side in (rows, minus) if side is not None]
+    n, width = sides[0].shape
+    generator = np.random.default_rng(seed)
+    at_once = max(1, CHUNK // (n * width))
+    found = []
+    for start in range(0, n_resamples, at_once):
+        drawn = generator.integers(n, size=(min(at_once, n_resamples - start), n))
+        found.append(_difference([statistic(side[drawn].sum(1)) for side in sides]))
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    mean = float(_difference([statistic(side.sum(0)) for side in sides]))
+    return Estimate(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def perplexity(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """exp(negative log-likelihood per token) of (..., (nll, tokens))."""
+    return np.exp(sums[..., 0] / sums[..., 1])
+
+
+def bootstrap_perplexity(nll: Sequence[tuple[float, int]], *, seed: int = 0) -> Estimate:
+    """Perplexity over documents, each (summed nll, tokens), resampled by document."""
+    return bootstrap_statistic(nll, perplexity, seed=seed)
+
+
+def _difference(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return values[0] if len(values) == 1 else values[0] - values[1]

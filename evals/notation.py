@@ -13,9 +13,12 @@ N_SHOWN = 2_000  # characters of one text
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number with a fixed count of decimals, thousands apart and a real minus; `-0.00` is `0.00`."""
+    """A number with a fixed count of decimals, thousands apart and a real minus; `-0.00` is `0.00`. Millions and more
+    as `7.3e9`."""
     if not math.isfinite(value):
         return str(value)
+    if abs(value) >= 1e6:
+        return compact(value)
     text = f"{value:,.{digits}f}"
     is_zero = not text.strip("-0.,")
     return text.lstrip("-") if is_zero else text.replace("-", MINUS)

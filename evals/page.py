@@ -6,26 +6,23 @@ Every string that is not this file's own goes through `escaped` (labels) or `for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from evals.answers import samples_section
 from evals.course import lineage_section, training_section
 from evals.frontier import frontier_chart
-from evals.markup import colours, empty, heading, legend
+from evals.markup import colours, document, empty, heading, legend
 from evals.notation import escaped, number
 from evals.plots import Interval, interval_bars, reliability_chart
 from evals.results import GOLD_AXES, AxisQuality, Metric, ModelResult, Report
+from evals.retention import tasks_section
 from evals.verdict import Verdict, answer, direction, final_verdicts, overall, verdicts
-
-STYLE = Path(__file__).with_name("report.css")
-# Nothing may be fetched or run, whatever slipped through the escaping.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def render(report: Report) -> str:
     """The whole page."""
     sections = {
         "Numbers": ("numbers", headline_section(report)),
+        "Tasks": ("tasks", tasks_section(report)),
         "Axes": ("axes", axes_section(report)),
         "Reward and KL": ("frontier", frontier_section(report)),
         "Reward model": ("reward", reward_section(report.reward_quality)),
@@ -33,23 +30,14 @@ def render(report: Report) -> str:
         "Training": ("training", training_section(report.stages)),
         "Lineage": ("lineage", lineage_section(report.stages)),
     }
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for name, (anchor, _) in sections.items())
-    body = "".join(f'<section id="{anchor}">{content}</section>' for anchor, content in sections.values())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escaped(report.title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>"
-        f"<header><h1>{escaped(report.title)}</h1>{facts(report)}<nav>{links}</nav></header>"
-        f"{answer_section(report)}{alerts_section(report)}{body}"
-        "<footer>Intervals are 95 % bootstrap intervals over prompts; differences are paired on the same prompts."
-        "</footer></main></body></html>\n"
+    body = answer_section(report) + alerts_section(report)
+    return document(
+        report.title,
+        report.facts,
+        body,
+        sections,
+        "Intervals are 95 % bootstrap intervals over prompts; differences are paired on the same prompts.",
     )
-
-
-def facts(report: Report) -> str:
-    items = "".join(f"<span>{escaped(name)} <b>{escaped(value)}</b></span>" for name, value in report.facts.items())
-    return f'<div class="facts">{items}</div>'
 
 
 def answer_section(report: Report) -> str:

@@ -6,7 +6,7 @@ Metrics are named as in results.json: `gold.helpful`, `reward.mean`, `kl`, `zero
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from evals.intervals import Estimate
@@ -43,6 +43,19 @@ METRICS = (
     Metric("truncated", "truncated", "lower"),
     Metric("length", "length", None, 1, "tokens"),
     Metric("kl", "KL", None, 1, "nats"),
+)
+QUESTION_METRICS = (  # of answers whose right ones are known
+    Metric("exact_match", "exact match", "higher", 3),
+    Metric("token_f1", "token F1", "higher", 3),
+    Metric("rouge_l", "ROUGE-L", "higher", 3),
+    Metric("chrf", "chrF", "higher", 3),
+)
+TASK_METRICS = (
+    *QUESTION_METRICS,
+    Metric("perplexity", "perplexity", "lower"),
+    Metric("bits_per_byte", "bits per byte", "lower"),
+    Metric("ended", "ended by itself", "higher"),
+    Metric("length", "length", None, 1, "tokens"),
 )
 
 
@@ -122,6 +135,15 @@ class AxisQuality:
 
 
 @dataclass(frozen=True)
+class TaskTable:
+    """What was measured on one task. `told`: the keys of the metrics that a verdict speaks of."""
+
+    name: str
+    metrics: tuple[Metric, ...]
+    told: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """A model's response and its scores, axis -> value."""
 
@@ -136,6 +158,7 @@ class Sample:
     prompt: str
     answers: Mapping[str, Answer]
     kind: str = ""
+    right: str = ""  # a right answer, where the data holds one
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,17 @@ class Report:
     alerts: tuple[Alert, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)  # seed, date, hardware, ...
     metrics: tuple[Metric, ...] = METRICS
+    tasks: tuple[TaskTable, ...] = ()
+
+    @property
+    def of_tasks(self) -> tuple[Metric, ...]:
+        """The metrics of tasks that a verdict speaks of, under the names of their tasks."""
+        return tuple(
+            replace(m, label=f"{table.name}: {m.label}")
+            for table in self.tasks
+            for m in table.metrics
+            if m.key in table.told
+        )
 
 
 def estimates(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Estimate]:
@@ -171,3 +205,15 @@ def estimates(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Estimate]:
         if isinstance(value, Mapping):
             found |= estimates(value, f"{prefix}.{name}" if prefix else name)
     return found
+
+
+def nested(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as a tree: values by dotted name, each in the objects that its name leads through."""
+    tree: dict[str, Any] = {}
+    for name, value in found.items():
+        *places, last = name.split(".")
+        inner = tree
+        for place in places:
+            inner = inner.setdefault(place, {})
+        inner[last] = value
+    return tree

@@ -11,6 +11,7 @@ from evals.results import Metric, ModelResult, Report
 
 Tone = Literal["better", "worse", "unclear"]
 GOLD, PROXY = "gold.mean", "reward.mean"
+HEADLINES = (Metric(GOLD, "gold mean", "higher", 3), Metric("rouge_l", "ROUGE-L", "higher", 3))  # the first one known
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,28 @@ def change(model: ModelResult, metric: Metric, gain: Estimate) -> str:
     return f"{metric.label} {mean} [{low}, {high}]{f' {metric.unit}' if metric.unit else ''}"
 
 
-def judge(model: ModelResult, metrics: tuple[Metric, ...]) -> Verdict | None:
-    """The verdict on one model by its gold score; None where it was compared with nothing."""
-    gold = model.gains.get(GOLD)
-    if model.baseline is None or gold is None:
+def judge(model: ModelResult, metrics: tuple[Metric, ...], of_tasks: tuple[Metric, ...] = ()) -> Verdict | None:
+    """The verdict on one model by its gold score, or by its answers' nearness to the right ones; None where it was
+    compared with nothing. Of tasks it says what changed alone."""
+    headlined = next((metric for metric in HEADLINES if metric.key in model.gains), None)
+    if model.baseline is None or headlined is None:
         return None
-    tone = direction(gold, Metric(GOLD, "gold", "higher"))
+    gain = model.gains[headlined.key]
+    tone = direction(gain, headlined)
     comparison = {
         "better": f"{model.name} is better than {model.baseline}",
         "worse": f"{model.name} is worse than {model.baseline}",
         "unclear": f"{model.name} cannot be told from {model.baseline}",
     }[tone]
-    interval = f"[{signed(gold.low, 3)}, {signed(gold.high, 3)}]"
-    headline = f"{comparison}: gold mean {signed(gold.mean, 3)} {interval} over {gold.n} prompts"
+    headline = f"{comparison}: {change(model, headlined, gain)} over {gain.n} prompts"
     changes: dict[Tone, list[tuple[str, str]]] = {"better": [], "worse": [], "unclear": []}
-    for metric in metrics:
+    for metric in (*metrics, *of_tasks):
         gain = model.gain(metric)
-        if gain is not None and metric.better is not None and metric.key != GOLD:
+        if gain is not None and metric.better is not None and metric.key != headlined.key:
             changes[direction(gain, metric)].append((metric.label, change(model, metric, gain)))
     gained, lost = (tuple(text for _, text in changes[kind]) for kind in ("better", "worse"))
     costs = tuple(label for label, _ in changes["worse"])
-    same = [label for label, _ in changes["unclear"]]
+    same = [label for label, _ in changes["unclear"] if label not in {metric.label for metric in of_tasks}]
     unchanged = (f"No measurable change in {listed(same)}.",) if same else ()
     return Verdict(model.name, tone, headline, gained, lost, costs, unchanged + notes(model, tone))
 
@@ -81,7 +83,7 @@ def notes(model: ModelResult, tone: Tone) -> tuple[str, ...]:
 
 def verdicts(report: Report) -> list[Verdict]:
     """One for each model that was compared with another, in the order of the report."""
-    return [v for model in report.models if (v := judge(model, report.metrics)) is not None]
+    return [v for model in report.models if (v := judge(model, report.metrics, report.of_tasks)) is not None]
 
 
 def final_verdicts(report: Report) -> list[Verdict]:

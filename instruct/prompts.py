@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from instruct.readers import past_turns, system_turn, task_turn
+from instruct.templates import document_template
 from models.chat import Message, Prompt
 from models.conversations import (
     before_last_reply,
@@ -16,6 +18,7 @@ from models.conversations import (
     sharegpt_message,
 )
 from models.errors import Origin
+from models.options import INPUT
 from models.reading import Row
 from models.split import DataSource, Split, prompt_key, read_split
 
@@ -25,27 +28,35 @@ class PromptData(DataSource):
     """A source of prompts: of instructions, rankings or questions."""
 
     on_unusable: str = "drop"  # empty prompts, and transcripts that do not end with a reply: error, or drop (counted)
+    documents: str | None = field(default=None, metadata=INPUT)  # template file of rows' `documents`; null: ours
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
+    """A prompt and where it stands."""
+
     prompt: Prompt
     origin: Origin
 
 
-def read_prompts(data: DataSource) -> Split[Prompt]:
+def read_prompts(data: PromptData) -> Split[Prompt]:
     """The prompts of a source, split by prompt. The fields of a row tell its form; replies may be missing.
 
     Of several turns the prompt is all before the last reply; of questions with follow-ups (`turns`) it is the first.
     """
-    asked = read_split(data, _asked, lambda record: prompt_key(record.prompt))
+    asked = read_split(data, partial(asked_in, documents=data.documents), lambda record: prompt_key(record.prompt))
     return Split([record.prompt for record in asked.train], [record.prompt for record in asked.eval], asked.readings)
 
 
-def _asked(row: Row) -> list[_Asked]:
-    for field, prompts in PROMPT_FIELDS.items():
-        if row.has(field):
-            return [_Asked(prompt, row.origin) for prompt in prompts(row)]
+def asked_in(row: Row, documents: str | None = None) -> list[Asked]:
+    """The prompts of one row, its documents before each. documents: the file of their template; None: ours."""
+    for name, prompts in PROMPT_FIELDS.items():
+        if row.has(name):
+            found = prompts(row)
+            if row.has("documents"):
+                render = document_template(documents or "documents").render
+                found = [(*p[:-1], Message(p[-1].role, render(row, p[-1].content))) for p in found]
+            return [Asked(prompt, row.origin) for prompt in found]
     raise row.bad("prompt", f"one of the fields {', '.join(PROMPT_FIELDS)}")
 
 

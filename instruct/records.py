@@ -14,6 +14,8 @@ class Instruction:
 
     messages: tuple[Message, ...]
     origin: Origin
+    source: str = ""  # its name in a mixture
+    group: str = ""  # its value of the field that data.balance names
 
 
 @dataclass(frozen=True)

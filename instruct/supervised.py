@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,25 @@ from models.chat import ChatFormat, Prompt
 from models.errors import DataError
 from models.layout import Batch, LayoutConfig, Tree, collate, fit
 from models.logprobs import token_logprobs
-from models.objective import Mean, Metrics
+from models.objective import Mean, Metrics, Objective
 
 
 class SupervisedRows:
-    """Trees whose targets are learnt. `n_dropped` rows kept no target within `max_length`."""
+    """Trees whose targets are learnt. `n_dropped` rows kept no target within `max_length`, `n_cut` lost a part.
 
-    def __init__(self, trees: Sequence[Tree], layout: LayoutConfig, max_length: int) -> None:
+    sources: the name of each tree's source, for a loss of each; without names there is one source.
+    """
+
+    def __init__(
+        self, trees: Sequence[Tree], layout: LayoutConfig, max_length: int, sources: Sequence[str] | None = None
+    ) -> None:
         fitted = [fit(tree, max_length, layout.long_prompt) for tree in trees]
         self.trees = [tree for tree in fitted if tree is not None]
-        self.n_dropped = len(fitted) - len(self.trees)
+        named = zip(fitted, sources or [""] * len(fitted), strict=True)
+        self.sources = [name for tree, name in named if tree is not None]
+        self.names = list(dict.fromkeys(self.sources))
+        self.n_rows, self.n_dropped = len(self.trees), len(fitted) - len(self.trees)
+        self.n_cut = sum(a is not None and a.n_tokens < b.n_tokens for a, b in zip(fitted, trees, strict=True))
         if not self.trees:
             raise DataError(
                 f"none of {len(fitted)} rows keeps a target within {max_length} tokens; raise layout.max_length"
@@ -33,6 +42,36 @@ class SupervisedRows:
 
     def collate(self, indices: Sequence[int]) -> Batch:
         batch = collate([self.trees[i] for i in indices], bin_tokens=self.bin_tokens)
+        if len(self.names) > 1:
+            batch["data_source"] = torch.tensor([self.names.index(self.sources[i]) for i in indices])
+        return {**batch, "units": torch.tensor([float(len(batch["target"]))])}
+
+
+class StreamedRows:
+    """Conversations of a stream as trees, one pass at a time. `n_dropped` rows of the passes so far had no target."""
+
+    names = ("",)
+
+    def __init__(
+        self, conversations: Callable[[], Iterator[Prompt]], chat: ChatFormat, layout: LayoutConfig, max_length: int
+    ) -> None:
+        self.conversations, self.chat, self.layout, self.max_length = conversations, chat, layout, max_length
+        self.n_rows = self.n_dropped = self.n_cut = 0
+
+    def one_pass(self) -> Iterator[Tree]:
+        """The trees that keep a target within `max_length`."""
+        for messages in self.conversations():
+            whole = conversation_tree(messages, self.chat)
+            tree = fit(whole, self.max_length, self.layout.long_prompt)
+            if tree is None:
+                self.n_dropped += 1
+                continue
+            self.n_rows += 1
+            self.n_cut += tree.n_tokens < whole.n_tokens
+            yield tree
+
+    def collate(self, trees: Sequence[Tree]) -> Batch:
+        batch = collate(trees, bin_tokens=self.layout.bin_tokens)
         return {**batch, "units": torch.tensor([float(len(batch["target"]))])}
 
 
@@ -55,4 +94,22 @@ def document_trees(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 def supervised(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
     """Mean negative log-likelihood of the targets of the whole step. units: (1,) targets."""
     total = -token_logprobs(model, batch).logprobs.sum()
-    return total / units[0], {"nll": Mean(total.detach(), batch["units"][0])}
+    return total / units[0].clamp(min=1), {"nll": Mean(total.detach(), batch["units"][0])}
+
+
+def supervised_by_source(names: Sequence[str]) -> Objective:
+    """`supervised`, with the loss of each source beside it where there are several: `nll/<name>`."""
+    if len(names) < 2:
+        return supervised
+
+    def objective(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
+        logprobs = token_logprobs(model, batch).logprobs
+        total = -logprobs.sum()
+        metrics = {"nll": Mean(total.detach(), batch["units"][0])}
+        of = batch["data_source"][batch["response"]]  # each row has one response
+        for number, name in enumerate(names):
+            own = of == number
+            metrics[f"nll/{name}"] = Mean(-logprobs.detach()[own].sum(), own.sum())
+        return total / units[0].clamp(min=1), metrics
+
+    return objective

@@ -48,6 +48,12 @@ class Preempted(HHHError):
     code = 75
 
 
+class Unavailable(HHHError):
+    """A service that kept failing. What it gave so far is kept, and the stage can be queued again."""
+
+    code = 75
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a record came from: the file and its 1-based line (JSONL, CSV) or row (JSON array, Parquet)."""

@@ -36,17 +36,18 @@ def sample(
     max_new_tokens: int,
     ends: Collection[int],
     temperature: float,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     batch_size: int = 128,
 ) -> list[Sample]:
     """One response a prompt, greedy where `temperature` is 0.
 
-    Each prompt has its own stream of uniform numbers, by its place in the list and drawn before anything is generated,
-    so neither batch size nor the prompts beside it change a response (up to rounding of the logits).
+    Each prompt has its own stream of uniform numbers, by its place in the list (or of its own generator) and drawn
+    before anything is generated, so neither batch size nor the prompts beside it change a response (up to rounding of
+    the logits).
     """
     was_training = model.training
     model.eval()
-    uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator)
+    uniforms = _uniforms(len(prompts), max_new_tokens, generator)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, Sample] = {}
     for start in range(0, len(order), batch_size):
@@ -55,6 +56,12 @@ def sample(
         found.update(zip(rows, batch.run(max_new_tokens), strict=True))
     model.train(was_training)
     return [found[i] for i in range(len(prompts))]
+
+
+def _uniforms(n_rows: int, n_steps: int, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    if isinstance(generator, Sequence):
+        return torch.stack([torch.rand(n_steps, generator=own) for own in generator])
+    return torch.rand(n_rows, n_steps, generator=generator)
 
 
 class _Decoding:

@@ -30,6 +30,10 @@ class UnusableRow(DataError):
         super().__init__(f"{origin}: {reason}")
 
 
+class FilteredRow(UnusableRow):
+    """A row that the configuration leaves out: counted, never an error."""
+
+
 class _Nothing:
     def __repr__(self) -> str:
         return "nothing"
@@ -47,6 +51,16 @@ class Row:
         self._fields, self._within = fields, within
         self._read: set[str] = set()
         self._nested: list[Row] = []
+
+    @property
+    def id(self) -> Any:
+        """The field `id`, which no reader needs; None where it is missing."""
+        return self._fields.get("id")
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The whole row as it stands in its file; looking at it reads none of its fields."""
+        return self._fields
 
     def has(self, name: str) -> bool:
         """Whether the field stands in the row, null or not."""
@@ -80,7 +94,11 @@ class Row:
 
     def rows(self, name: str) -> list[Row]:
         """The field's list of objects, each a row of its own."""
-        return [self._nest(f"{name}[{i}]", value) for i, value in enumerate(self.values(name))]
+        return [self.element(name, i) for i in range(len(self.values(name)))]
+
+    def element(self, name: str, index: int) -> Row:
+        """One object of the field's list as a row of its own."""
+        return self._nest(f"{name}[{index}]", self.values(name)[index])
 
     def row(self, name: str) -> Row:
         """The field's object as a row of its own."""
@@ -112,16 +130,20 @@ class Reading:
 
     on_bad_row: `error` ends the reading at a malformed or wrong row, `skip` counts it.
     on_unusable: `error` ends the reading at a row that teaches nothing, `drop` counts it. `skip` above includes it.
+    on_duplicate_id: `error` ends the reading at an `id` that an earlier row has, `drop` counts it, `keep` allows it.
     """
 
     path: str
     on_bad_row: str = "error"
     on_unusable: str = "error"
+    on_duplicate_id: str = "error"
+    streaming: bool = False  # a hub data set is not downloaded first
     n_kept: int = 0  # rows that became records
     n_records: int = 0  # more than rows where a row holds several
     dropped: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # reason -> lines
     notes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # what was changed in kept rows
     unread: Counter[str] = field(default_factory=Counter)  # fields that nothing used -> rows that have them
+    ids: dict[str, int] = field(default_factory=dict)  # id -> line of the row that has it
 
     @property
     def n_dropped(self) -> int:
@@ -135,12 +157,27 @@ class Reading:
     def reject(self, fault: MalformedRow | BadRow | UnusableRow) -> None:
         """Count the row, or raise the fault with what to do about it."""
         skipped = self.on_bad_row == "skip"
-        if not skipped and not (isinstance(fault, UnusableRow) and self.on_unusable == "drop"):
+        dropped = isinstance(fault, FilteredRow) or (isinstance(fault, UnusableRow) and self.on_unusable == "drop")
+        if not skipped and not dropped:
             option = "data.on_unusable=drop" if isinstance(fault, UnusableRow) else "data.on_bad_row=skip"
             fault.args = (f"{fault}; mend the row, or leave such rows out with {option}",)
             raise fault
         reason = f"{_pattern(fault.field)}: not {fault.expected}" if isinstance(fault, BadRow) else fault.reason
         self.dropped[reason].append(fault.origin.line)
+
+    def check_id(self, row: Row) -> None:
+        """Raise the fault of a row whose `id` an earlier row has, by the policy. A stream's ids are not remembered."""
+        if self.on_duplicate_id == "keep" or self.streaming or row.id is None:
+            return
+        first = self.ids.setdefault(repr(row.id), row.origin.line)
+        if first == row.origin.line:
+            return
+        if self.on_duplicate_id == "drop":
+            raise FilteredRow(row.origin, "id of an earlier row")
+        raise DataError(
+            f"{row.origin}:id: {row.id!r} is also the id of line {first}; make ids unique, or say "
+            "data.on_duplicate_id=drop (keeps the first) or keep (all of them)"
+        )
 
     def keep(self, row: Row, n_records: int) -> None:
         """Count a row that became `n_records` records."""
@@ -149,6 +186,12 @@ class Reading:
         self.unread.update(row.unread())
         for note in dict.fromkeys(row.notes):
             self.notes[note].append(row.origin.line)
+
+    def clear(self) -> None:
+        """Forget what was counted, for another pass."""
+        self.n_kept = self.n_records = 0
+        for counted in (self.dropped, self.notes, self.unread, self.ids):
+            counted.clear()
 
     def counts(self) -> dict[str, Any]:
         """All of it as plain values for a manifest; at most N_LISTED lines are listed for each reason."""
@@ -186,9 +229,10 @@ def _said(counted: tuple[str, Sequence[int]]) -> str:
 
 def read_records(reading: Reading, reader: Callable[[Row], list[Record]]) -> Iterator[Record]:
     """The records of `reading.path`, one pass, in the file's order; `reading` counts as they come."""
-    for origin, fields in read_rows(reading.path, reading.reject):
+    for origin, fields in read_rows(reading.path, reading.reject, streaming=reading.streaming):
         row = Row(origin, fields)
         try:
+            reading.check_id(row)
             records = reader(row)
         except (BadRow, UnusableRow) as fault:
             reading.reject(fault)

@@ -21,9 +21,9 @@ from models.tables import read_csv, read_hub_dataset, read_parquet, read_saved_d
 RawRows = Iterator[tuple[Origin, dict[str, Any]]]
 
 
-def read_rows(path: str, reject: Reject) -> RawRows:
+def read_rows(path: str, reject: Reject, *, streaming: bool = False) -> RawRows:
     """Each row with its origin; the file's ending says its form. Origins hold the line a row starts on, or its number
-    where a form has no lines.
+    where a form has no lines. streaming: rows of a hub data set come as they are needed, none is stored.
 
     Raises DataError for a file that is missing, empty, of an unknown kind or broken as a whole.
     """
@@ -31,7 +31,7 @@ def read_rows(path: str, reject: Reject) -> RawRows:
     if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
         return read_saved_dataset(path, reject)
     if _HUB_NAME.fullmatch(path) and ending not in _BY_SUFFIX and not place.parent.exists():
-        return read_hub_dataset(path, reject)
+        return read_hub_dataset(path, reject, streaming=streaming)
     existing_file(path)
     if ending not in _BY_SUFFIX:
         raise DataError(f"{path}: unknown kind of file; the name must end in one of {', '.join(_BY_SUFFIX)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
@@ -37,6 +37,7 @@ class DataSource:
     )  # a .json, .jsonl, .csv, .tsv or .parquet file, a folder of save_to_disk, or a hub name
     on_bad_row: str = "error"  # malformed or wrong rows: error, or skip (left out, counted)
     on_unusable: str = "error"  # well-formed rows that teach nothing, such as empty replies: error, or drop (counted)
+    on_duplicate_id: str = "error"  # an `id` that an earlier row has: error, drop (counted), or keep
     limit: int | None = None  # at most so many records of a file, from its first on
     eval_fraction: float = 0.05  # share of prompts held out for evaluation where eval_path names no file, in [0, 1)
     eval_path: str | None = field(default=None, metadata=INPUT)  # a file of its own for evaluation
@@ -46,6 +47,7 @@ class DataSource:
     def __post_init__(self) -> None:
         check_choice("on_bad_row", self.on_bad_row, ("error", "skip"))
         check_choice("on_unusable", self.on_unusable, ("error", "drop"))
+        check_choice("on_duplicate_id", self.on_duplicate_id, ("error", "drop", "keep"))
         check_choice("on_overlap", self.on_overlap, ("error", "drop"))
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"data.limit={self.limit}: must be 1 or more, or null for all")
@@ -78,13 +80,13 @@ def read_split(data: DataSource, reader: Callable[[Row], list[Record]], key: Cal
     Raises DataError where no row is left, where none is left for training, and where the files of training and
     evaluation overlap (unless `on_overlap=drop`).
     """
-    reading = Reading(data.path, data.on_bad_row, data.on_unusable)
+    reading = Reading(data.path, data.on_bad_row, data.on_unusable, data.on_duplicate_id)
     records = _read_all(reading, reader, data.limit)
     if data.eval_path is None:
         held = [record for record in records if held_out(key(record), data.eval_fraction, data.seed)]
         readings: tuple[Reading, ...] = (reading,)
     else:
-        eval_reading = Reading(data.eval_path, data.on_bad_row, data.on_unusable)
+        eval_reading = Reading(data.eval_path, data.on_bad_row, data.on_unusable, data.on_duplicate_id)
         held = _read_all(eval_reading, reader, data.limit)
         readings = (reading, eval_reading)
     held_keys = {key(record) for record in held}
@@ -96,6 +98,45 @@ def read_split(data: DataSource, reader: Callable[[Row], list[Record]], key: Cal
             f"{data.path}: all {len(records)} records are held out for evaluation; none is left to train on"
         )
     return Split(train, held, readings)
+
+
+@dataclass(frozen=True)
+class Stream(Generic[Sided]):
+    """Records of a source that does not fit into memory: the held-out ones, and passes over the others."""
+
+    one_pass: Callable[[], Iterator[Sided]]
+    eval: list[Sided]
+    readings: tuple[Reading, ...]  # of the newest pass, and of eval_path where there is one
+
+
+def read_stream(
+    data: DataSource, reader: Callable[[Row], list[Record]], key: Callable[[Record], str], *, n_eval: int
+) -> Stream[Record]:
+    """A source as a stream. Evaluation has eval_path, or the first `n_eval` held-out records; training has none of
+    those that a split would hold out."""
+    eval_reading = Reading(data.eval_path or data.path, data.on_bad_row, data.on_unusable, data.on_duplicate_id)
+    held_keys: set[str] = set()
+    if data.eval_path is not None:
+        held = _read_all(eval_reading, reader, data.limit)
+        held_keys = {key(record) for record in held}
+    else:
+        eval_reading.streaming = True
+        records = islice(read_records(eval_reading, reader), data.limit)
+        held_out_ones = (r for r in records if held_out(key(r), data.eval_fraction, data.seed))
+        held = list(islice(held_out_ones, n_eval)) if data.eval_fraction else []
+    reading = Reading(data.path, data.on_bad_row, data.on_unusable, data.on_duplicate_id, streaming=True)
+
+    def one_pass() -> Iterator[Record]:
+        reading.clear()
+        for record in islice(read_records(reading, reader), data.limit):
+            if data.eval_path is None and held_out(key(record), data.eval_fraction, data.seed):
+                continue
+            if key(record) in held_keys:
+                _judge_overlap([record], reading, data)
+            else:
+                yield record
+
+    return Stream(one_pass, held, (reading,))
 
 
 def _read_all(reading: Reading, reader: Callable[[Row], list[Record]], limit: int | None) -> list[Record]:

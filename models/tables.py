@@ -72,7 +72,7 @@ def read_saved_dataset(path: str, reject: Reject) -> Iterator[tuple[Origin, dict
     yield from _numbered(loaded, path, reject)
 
 
-def read_hub_dataset(name: str, reject: Reject) -> Iterator[tuple[Origin, dict[str, Any]]]:
+def read_hub_dataset(name: str, reject: Reject, *, streaming: bool = False) -> Iterator[tuple[Origin, dict[str, Any]]]:
     """The `train` split of a data set on the hub or, with HF_HUB_OFFLINE=1, of its copy in the local cache."""
     from datasets import load_dataset  # noqa: PLC0415
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
@@ -80,7 +80,7 @@ def read_hub_dataset(name: str, reject: Reject) -> Iterator[tuple[Origin, dict[s
     try:
         if not constants.HF_HUB_OFFLINE:
             HfApi().dataset_info(name, timeout=10)  # fails at once, where load_dataset retries for half a minute
-        loaded = load_dataset(name, split="train")
+        loaded = load_dataset(name, split="train", streaming=streaming)
     except Exception as error:  # the libraries have a dozen kinds for an unknown name, no network, an odd layout
         why = f"{type(error).__name__}: {_first_line(error)}"
         raise DataError(f"{name}: no such file, nor a hub data set within reach ({why}); name a local file") from error

@@ -1,5 +1,6 @@
 """The stages. Settings that libraries read when they are imported stand here, before any of them is."""
 
+import logging
 import os
 import shutil
 import warnings
@@ -11,3 +12,4 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 warnings.filterwarnings("ignore", category=FutureWarning)
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at every start which kernels it could download

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 from instruct.readers import InstructionData
 from instruct.sources import documents, held_out_documents
@@ -47,11 +48,13 @@ def run(cfg: BaseStage) -> Artifact:
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
         )
-        run.train(model, batches, supervised, cfg.trainer, sharding=cfg.deepspeed)
-        metrics: dict[str, float] = {"parameters": model.num_parameters(), "documents": len(rows)}
+        measure = None
         if held:
-            trees = document_trees(held, tokenizer)
-            metrics |= held_out(model, SupervisedRows(trees, cfg.layout, cfg.architecture.positions), supervised)
+            held_rows = SupervisedRows(document_trees(held, tokenizer), cfg.layout, cfg.architecture.positions)
+            measure = partial(held_out, model, held_rows, supervised)
+        found = run.train(model, batches, supervised, cfg.trainer, measure=measure)
+        metrics: dict[str, float] = {"parameters": model.num_parameters(), "documents": len(rows), **found}
+        if held:
             metrics["perplexity"] = math.exp(metrics["eval_nll"])
         return run.seal("policy", model=model, tokenizer=tokenizer, metrics=metrics)
 

@@ -7,6 +7,7 @@ python -m stages.dpo model.path=outputs/mine/sft data=hh data.path=harmless.json
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -43,7 +44,7 @@ class DPOStage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_engine(self.engine, self.deepspeed, self.adapter)
+        check_engine(self.engine, self.deepspeed, self.adapter, self.trainer)
         if self.engine == "trl":
             check_preference_loss(self.loss.name, self.loss.nll)
 
@@ -63,8 +64,10 @@ def run(cfg: DPOStage) -> Artifact:
         objective = PreferenceObjective(cfg.loss)
         held = preference_rows(data.eval, chat, cfg.layout, length) if data.eval else None
         reference = policy if cfg.adapter.starts_at_model else load_policy(folder, cfg.model)[0]
+        measure = None
         if held:
             held.remember_reference(reference)
+            measure = partial(held_out, policy, held, objective)
         if cfg.engine == "trl":
             TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer).preference(
                 policy,
@@ -74,12 +77,11 @@ def run(cfg: DPOStage) -> Artifact:
                 beta=cfg.loss.beta,
                 label_smoothing=cfg.loss.label_smoothing,
             )
+            found = measure() if measure else {}
         else:
             rows.remember_reference(reference)
-            run.train(policy, batches, objective, cfg.trainer, sharding=cfg.deepspeed)
-        metrics = {"rankings": len(rows), "rankings_dropped": rows.n_dropped}
-        if held:
-            metrics |= held_out(policy, held, objective)
+            found = run.train(policy, batches, objective, cfg.trainer, measure=measure)
+        metrics = {"rankings": len(rows), "rankings_dropped": rows.n_dropped, **found}
         chat.configure(policy)
         return run.seal("policy", model=policy, tokenizer=tokenizer, metrics=metrics)
 

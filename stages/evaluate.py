@@ -1,54 +1,46 @@
-"""Every model of an experiment on the same held-out prompts.
+"""Models side by side: on the same held-out prompts, and on every task that one of them may have learnt or forgotten.
 
 python -m stages.evaluate models.sft=outputs/x/sft models.ppo=outputs/x/ppo reward=outputs/x/reward
+python -m stages.evaluate models.before=outputs/x/base models.after=outputs/x/sft data=alpaca data.path=alpaca.json \\
+    tasks.web.format=text tasks.web.path=c4.jsonl
 """
 
 from __future__ import annotations
 
-import json
-import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from transformers import PreTrainedModel
-
-from evals.panel import Answers, Nested, comparison, estimates, wins
-from evals.subject import Response, Subject
-from instruct.prompts import PromptData
+from evals.harness import Harness, HarnessConfig
+from evals.subject import Subject
+from evals.tasks import QuestionPanel, TextPanel
 from instruct.sources import WORLD, prompts
-from models.chat import ChatFormat, Prompt
+from instruct.tasks import PROMPTS_ALONE, TaskData
+from models.chat import Prompt
 from models.errors import ConfigError
-from models.layout import LayoutConfig, Tree
+from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_language_model, load_scorer, load_tokenizer, tokenizer_digest
 from models.options import INPUT
-from models.scorer import AXES, score_trees
+from stages.judged_answers import Scorer, judged, write_samples
+from stages.model_results import Findings, model_results
+from stages.task_panel import task_panel
 from stages.world_panel import WorldPanel
 from train.artifact import Artifact, write_json
 from train.entry import start
 from train.run import Run, StageConfig
 
 
-@dataclass
-class Models:
-    """What is compared: artefacts or model folders by role; what is not named is left out."""
-
-    base: str | None = field(default=None, metadata=INPUT)
-    sft: str | None = field(default=None, metadata=INPUT)
-    ppo: str | None = field(default=None, metadata=INPUT)
-    dpo: str | None = field(default=None, metadata=INPUT)
-
-    def named(self) -> dict[str, str]:
-        return {name: path for name, path in vars(self).items() if path is not None}
-
-
 @dataclass(kw_only=True)
 class EvaluateStage(StageConfig):
     """conf/evaluate.yaml"""
 
-    data: PromptData
-    models: Models = field(default_factory=Models)
-    reference: str = "sft"  # the model that the others are compared with
+    data: TaskData
+    models: dict[str, str] = field(
+        default_factory=dict, metadata=INPUT
+    )  # what is compared, artefacts or model folders by any name: models.before=... models.after=...
+    reference: str | None = None  # the model that the others are compared with; null: sft, before, or the first
+    tasks: dict[str, TaskData] = field(default_factory=dict)  # by any name, measured beside: tasks.web.path=...
+    harness: HarnessConfig = field(default_factory=HarnessConfig)
     reward: str | None = field(default=None, metadata=INPUT)  # a reward model, for learned scores
     per_family: int = 100  # test prompts of each family of the world
     temperature: float = 1.0  # of the sampled responses; greedy ones are made beside them
@@ -58,35 +50,72 @@ class EvaluateStage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reference not in self.models.named():
+        if not self.models:
+            raise ConfigError("models: name at least one, as in models.before=...")
+        self.reference = self.reference or next(n for n in ("sft", "before", *self.models) if n in self.models)
+        if self.reference not in self.models:
             raise ConfigError(f"reference={self.reference}: expected a model that is named, as in models.sft=...")
         for name in ("per_family", "max_new_tokens", "side_by_side"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
+        check_names(self.models, self.tasks)
+        if self.data.has_documents:
+            raise ConfigError(f"data.format={self.data.format}: asks nothing; name the file below tasks.<name> instead")
+
+
+def check_names(models: dict[str, str], tasks: dict[str, TaskData]) -> None:
+    """Raise ConfigError for a name that results could not be found by, and for a task that measures nothing."""
+    for name in (*models, *tasks):
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(f"{name}: expected a name of letters, digits, - and _ for a model or a task")
+    for name, data in tasks.items():
+        if data.format == PROMPTS_ALONE:
+            raise ConfigError(f"tasks.{name}.format={data.format}: expected text, or a form of questions with answers")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What every model is given."""
+
+    prompts: list[Prompt]
+    world: WorldPanel | None  # where the prompts are the embedded world's
+    questions: QuestionPanel | None  # where the prompts have right answers in the data
+    tasks: dict[str, QuestionPanel | TextPanel]
+    harness: Harness | None
+    scorer: Scorer | None
 
 
 def run(cfg: EvaluateStage) -> Artifact:
-    """Ask every model, judge, compare with the reference, and write results.json and samples.jsonl."""
+    """Ask every model, judge, measure, compare with the reference, and write results.json and samples.jsonl."""
     with Run(cfg, stage="evaluate") as run:
         if run.sealed:
             return run.sealed
-        world = WorldPanel(cfg.data.seed, cfg.per_family) if cfg.data.path == WORLD else None
-        asked = world.prompts if world else prompts(cfg.data).train
-        subjects = {name: subject(run, name, path, cfg) for name, path in cfg.models.named().items()}
-        scorer = load_scorer(run.input(cfg.reward, "reward"), ModelConfig(path=cfg.reward)) if cfg.reward else None
-        answers: dict[str, dict[str, Answers]] = {}
-        for name, model in subjects.items():
-            answers[name] = {
-                mode: judged(model, asked, temperature, run, world, scorer, cfg)
-                for mode, temperature in (("greedy", 0.0), ("sampled", cfg.temperature))
-            }
-            run.say(f"{name}: {len(asked)} prompts answered, greedy and sampled")
-        results = {name: row(name, subjects, answers, world, cfg) for name in subjects}
+        given = examination(run, cfg)
+        subjects = [subject(run, name, path, cfg) for name, path in cfg.models.items()]
+        found = {model.name: examined(run, model, given, cfg) for model in subjects}
+        results = {name: model_results(own, found[cfg.reference], given.world) for name, own in found.items()}
+        answers = {name: own.greedy for name, own in found.items()}
         run.write("results.json", lambda path: write_json(path, results))
-        run.write("samples.jsonl", lambda path: write_samples(path, asked, answers, cfg.side_by_side))
-        if world:
-            run.write("frontier.json", lambda path: write_json(path, world.frontiers(cfg.models.named())))
-        return run.seal("evaluation", metrics={"results": results})
+        shown = (given.prompts, answers, given.questions, cfg.side_by_side)
+        run.write("samples.jsonl", lambda path: write_samples(path, *shown))
+        if given.world:
+            run.write("frontier.json", lambda path: write_json(path, given.world.frontiers(cfg.models)))
+        return run.seal("evaluation", metrics={"results": results}, facts={"models": list(cfg.models)})
+
+
+def examination(run: Run, cfg: EvaluateStage) -> Examination:
+    """Read everything that is asked before any model is."""
+    world = WorldPanel(cfg.data.seed, cfg.per_family) if cfg.data.path == WORLD else None
+    questions = task_panel(run, "data", cfg.data) if cfg.data.has_answers else None
+    panel = world or questions
+    return Examination(
+        prompts=panel.prompts if panel else prompts(cfg.data).train,
+        world=world,
+        questions=questions,
+        tasks={name: task_panel(run, f"tasks.{name}", data) for name, data in cfg.tasks.items()},
+        harness=Harness(cfg.harness) if cfg.harness.tasks else None,
+        scorer=load_scorer(run.input(cfg.reward, "reward"), ModelConfig(path=cfg.reward)) if cfg.reward else None,
+    )
 
 
 def subject(run: Run, name: str, path: str, cfg: EvaluateStage) -> Subject:
@@ -97,77 +126,28 @@ def subject(run: Run, name: str, path: str, cfg: EvaluateStage) -> Subject:
     return Subject(name, model, tokenizer, max_new_tokens=cfg.max_new_tokens)
 
 
-def judged(
-    model: Subject,
-    asked: Sequence[Prompt],
-    temperature: float,
-    run: Run,
-    world: WorldPanel | None,
-    scorer: tuple[PreTrainedModel, object] | None,
-    cfg: EvaluateStage,
-) -> Answers:
-    """Responses with their gold and learned scores. A model of another tokenizer is scored by its text."""
-    responses = model.respond(asked, temperature=temperature, generator=run.generator("samples"))
-    gold = world.gold(responses) if world else None
-    reward = None
-    if scorer is not None:
-        reward = score_trees(scorer[0], answer_trees(ChatFormat(scorer[1]), asked, responses), cfg.layout)
-    return Answers(responses, gold, reward)
+def examined(run: Run, model: Subject, given: Examination, cfg: EvaluateStage) -> Findings:
+    """What one model answers, greedy and sampled, and how it does on every task."""
+    if given.scorer and tokenizer_digest(model.tokenizer) != tokenizer_digest(given.scorer[1]):
+        run.say(f"{model.name}: another tokenizer than the reward model's, which scores the text of its answers")
+    greedy, sampled = (
+        judged(model, given.prompts, t, run.generator("samples"), given.world, given.scorer, cfg.layout)
+        for t in (0.0, cfg.temperature)
+    )
+    run.say(f"{model.name}: {len(given.prompts)} prompts answered, greedy and sampled{cut(model, given.prompts)}")
+    measured = given.questions.measure(model, greedy.responses) if given.questions else {}
+    sampled_measured = given.questions.scores(sampled.responses) if given.questions else {}
+    for name, task in given.tasks.items():
+        measured |= {f"tasks.{name}.{key}": value for key, value in task.measure(model).items()}
+        run.say(f"{model.name}: measured on {name}{cut(model, task.prompts)}")
+    benchmarks, rows = given.harness.measure(model) if given.harness else ({}, {})
+    return Findings(model, greedy, sampled, measured, sampled_measured, benchmarks, rows)
 
 
-def answer_trees(chat: ChatFormat, asked: Sequence[Prompt], responses: Sequence[Response]) -> list[Tree]:
-    """Prompts with their answers in the reward model's own tokens; an empty answer is its end alone."""
-    pairs = zip(asked, responses, strict=True)
-    return [Tree.of(chat.prompt(p), [chat.response(r.text, ended=r.ended) or chat.end_ids]) for p, r in pairs]
-
-
-def row(
-    name: str,
-    subjects: dict[str, Subject],
-    answers: dict[str, dict[str, Answers]],
-    world: WorldPanel | None,
-    cfg: EvaluateStage,
-) -> Nested:
-    """All of one model's estimates: greedy at the top, sampled below `sampled`, paired gains below `gain`."""
-    model, reference = subjects[name], subjects[cfg.reference]
-    own, other = answers[name], answers[cfg.reference]
-    comparable = tokenizer_digest(model.tokenizer) == tokenizer_digest(reference.tokenizer)
-    drift = None
-    if comparable:
-        sampled = own["sampled"].responses
-        drift = model.logprobs(sampled) - reference.logprobs(sampled)
-    found = estimates(own["greedy"], drift)
-    found["sampled"] = estimates(own["sampled"], drift)
-    if name != cfg.reference:
-        found["gain"] = comparison(own["greedy"], other["greedy"])
-        found["sampled"]["gain"] = comparison(own["sampled"], other["sampled"])
-        for mode, place in (("greedy", found), ("sampled", found["sampled"])):
-            if (rate := wins(own[mode], other[mode])) is not None:
-                place["win_rate"] = rate.as_dict()
-    if world:
-        found |= world.extras(model, own["greedy"])
-        found["sampled"] |= world.subsets(own["sampled"])
-        if name != cfg.reference:
-            found["gain"] |= world.subset_gains(own["greedy"], other["greedy"])
-            found["sampled"]["gain"] |= world.subset_gains(own["sampled"], other["sampled"])
-    return found
-
-
-def write_samples(path: Path, asked: Sequence[Prompt], answers: dict[str, dict[str, Answers]], n: int) -> None:
-    """The same prompts answered by every model: the greedy answer and its scores."""
-    shown_rows = sorted(random.Random(0).sample(range(len(asked)), min(n, len(asked))))
-    with path.open("w", encoding="utf-8") as file:
-        for i in shown_rows:
-            line = {"prompt": "\n".join(m.content for m in asked[i])}
-            line["answers"] = {name: shown(found["greedy"], i) for name, found in answers.items()}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def shown(answers: Answers, i: int) -> dict[str, object]:
-    """One answer with its gold scores, its learned ones where there is no gold."""
-    scores = answers.gold if answers.gold is not None else answers.reward
-    listed = dict(zip(AXES, scores[i].tolist(), strict=True)) if scores is not None else {}
-    return {"text": answers.responses[i].text, "scores": listed}
+def cut(model: Subject, asked: Sequence[Prompt]) -> str:
+    """Says how many prompts were too long for the model."""
+    n = sum(not model.fits(prompt) for prompt in asked)
+    return f"; {n} lost their beginning to its {model.positions} positions" if n else ""
 
 
 if __name__ == "__main__":

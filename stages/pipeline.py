@@ -98,7 +98,7 @@ def run(cfg: Pipeline) -> Artifact:
 def table(evaluation: Artifact) -> Table:
     """Each model's means with the half-width of their 95 % intervals."""
     results = evaluation.manifest["metrics"]["results"]
-    found = {name: estimates(results[name]) for name in stages.report.in_order(results)}
+    found = {name: estimates(results[name]) for name in evaluation.manifest["facts"]["models"]}
     shown = Table(title=f"{evaluation.folder.parent.name}: held-out prompts, greedy unless said")
     shown.add_column("")
     for name in found:

@@ -91,7 +91,6 @@ def run(cfg: PPOStage) -> Artifact:
             batches,
             PPOObjective(cfg.ppo),
             cfg.trainer,
-            sharding=cfg.deepspeed,
             rates=dict.fromkeys(("critic", "value_head"), cfg.ppo.critic_learning_rate),
             pace=Pace(batches.steps_per_rollout, batches.after_step),
         )

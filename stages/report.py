@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from evals.intervals import Estimate
 from evals.report import write_report
 from evals.results import (
     METRICS,
+    QUESTION_METRICS,
     Alert,
     Answer,
     AxisQuality,
@@ -31,6 +32,7 @@ from evals.results import (
 )
 from models.errors import ArtifactError
 from models.scorer import AXES
+from stages.task_tables import task_tables
 from train.artifact import Artifact, read_artifact
 from train.entry import start
 
@@ -73,9 +75,10 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
     reference = evaluation.manifest["config"]["reference"]
     reward = next((a for a in artifacts if a.manifest["kind"] == "reward"), None)
     manifest = evaluation.manifest
+    known = set().union(*map(estimates, results.values()))
     return Report(
         title=f"{name}: is the model better, and at what cost?",
-        models=tuple(model_result(model, results[model], reference) for model in in_order(results)),
+        models=tuple(model_result(model, results[model], reference) for model in manifest["facts"]["models"]),
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         frontiers=tuple(frontiers(evaluation)),
         reward_quality=tuple(reward_quality(reward)) if reward else (),
@@ -87,25 +90,21 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
             "CPUs": str(manifest["hardware"]["host_cpus"]),
             "commit": str(manifest["git_commit"] or "none")[:10],
         },
-        metrics=(*METRICS, *(m for m in WORLD_METRICS if any(m.key in estimates(r) for r in results.values()))),
+        metrics=(*METRICS, *(m for m in (*QUESTION_METRICS, *WORLD_METRICS) if m.key in known)),
+        tasks=tuple(task_tables(results[reference])),
     )
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Stages and models as they follow from one another."""
-    return sorted(names, key=ORDER.index)
 
 
 def model_result(name: str, found: Mapping[str, Any], reference: str) -> ModelResult:
     """One model's row: estimates, and paired gains over the reference."""
-    own = {key: value for key, value in found.items() if key != "gain"}
-    flat = {key: value for key, value in estimates(own).items() if ".gain" not in key}
-    gains = {**estimates(found.get("gain", {})), **sampled_gains(found)}
-    return ModelResult(name, flat, reference if name != reference and gains else None, gains)
+    sampled = found["sampled"]
+    own = {**without_gain(found), "sampled": without_gain(sampled)}
+    gains = estimates({**found.get("gain", {}), "sampled": sampled.get("gain", {})})
+    return ModelResult(name, estimates(own), reference if name != reference and gains else None, gains)
 
 
-def sampled_gains(found: Mapping[str, Any]) -> dict[str, Estimate]:
-    return {f"sampled.{key}": value for key, value in estimates(found["sampled"].get("gain", {})).items()}
+def without_gain(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in found.items() if key != "gain"}
 
 
 def stage_record(artifact: Artifact) -> StageRecord:
@@ -167,7 +166,8 @@ def samples(evaluation: Artifact) -> Iterator[Sample]:
     for line in (evaluation.folder / "samples.jsonl").read_text(encoding="utf-8").split("\n"):
         if line:
             row = json.loads(line)
-            yield Sample(row["prompt"], {n: Answer(a["text"], a["scores"]) for n, a in row["answers"].items()})
+            answers = {name: Answer(a["text"], a["scores"]) for name, a in row["answers"].items()}
+            yield Sample(row["prompt"], answers, right=row.get("right", ""))
 
 
 def alerts(artifacts: Sequence[Artifact]) -> Iterator[Alert]:

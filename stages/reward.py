@@ -7,6 +7,7 @@ python -m stages.reward model.path=outputs/mine/sft data=hh data.path=harmless.j
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
@@ -30,6 +31,7 @@ from stages.sampled_rankings import sampled_rankings
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
 from train.entry import start
+from train.evaluation import held_out
 from train.run import Run, StageConfig
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
@@ -53,7 +55,7 @@ class RewardStage(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_engine(self.engine, self.deepspeed, self.adapter)
+        check_engine(self.engine, self.deepspeed, self.adapter, self.trainer)
         if self.engine == "trl" and self.data.path == WORLD:
             raise ConfigError("engine=trl takes pairs on one axis, the world's rankings are longer; use engine=ours")
 
@@ -75,17 +77,20 @@ def run(cfg: RewardStage) -> Artifact:
         run.write("rankings.jsonl", lambda path: write_rankings(path, train))
         run.write("held_out.jsonl", lambda path: write_rankings(path, held))
         rows = RankingRows(train, chat, cfg.layout, length)
+        held_rows = RankingRows(held, chat, cfg.layout, length) if held else None
+        objective, found = RankingObjective(cfg.loss), {}
         model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter, base=folder)
         batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
         if cfg.engine == "trl":
             engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
             engine.reward(model, rows.labels, center=cfg.loss.center)
         else:
-            run.train(model, batches, RankingObjective(cfg.loss), cfg.trainer, sharding=cfg.deepspeed)
+            measure = partial(held_out, model, held_rows, objective) if held_rows and cfg.trainer.eval_every else None
+            found = run.train(model, batches, objective, cfg.trainer, measure=measure)
         normalise(model, rows)
-        metrics: dict[str, object] = {"rankings": len(rows), "rankings_dropped": rows.n_dropped}
-        if held:
-            metrics |= measured(model, RankingRows(held, chat, cfg.layout, length), run)
+        metrics: dict[str, object] = {"rankings": len(rows), "rankings_dropped": rows.n_dropped, **found}
+        if held_rows:
+            metrics |= measured(model, held_rows, run)
         return run.seal("reward", model=model, tokenizer=tokenizer, metrics=metrics, facts=facts)
 
 

@@ -32,6 +32,7 @@ from hydra.core.config_store import ConfigStore
 
 from models.errors import HHHError
 from train.entry import checked
+from train.schemas import schema_node
 
 ROOT = Path(__file__).parent.parent
 # What a stage imports once it has a model; here once for all.
@@ -101,7 +102,7 @@ def composed(name: str, *options: str) -> Any:
     """The checked configuration that these options give a stage, in this process; untracked unless they say so."""
     schemas = importlib.import_module("stages.pipeline").PARTS
     for part, kind in {**schemas, name: schema(name)}.items():
-        ConfigStore.instance().store(name=f"{part}_schema", node=kind)
+        ConfigStore.instance().store(name=f"{part}_schema", node=schema_node(kind, options))
     quiet = {"chat": (), "report": (), "pipeline": ("tracking=none",)}.get(name, ("tracking=none", "threads=1"))
     with initialize_config_module("conf", version_base="1.3"):
         return checked(compose(config_name=name, overrides=[*quiet, *options]))

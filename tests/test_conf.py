@@ -28,6 +28,10 @@ NEEDED = {  # what a person must say, because there is no good default
     "evaluate": ("models.sft=x",),
     "chat": ("model.path=y",),
     "export": ("model.path=y",),
+    "generate": ("data=alpaca", "data.path=x", "method=evolve", "teacher.path=y"),
+    "audit": ("data=alpaca", "data.path=x"),
+    "filter": ("data=alpaca", "data.path=x"),
+    "split": ("data=alpaca", "data.path=x"),
 }
 READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
 
@@ -52,7 +56,7 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
 def test_every_choice_of_data_composes_for_a_stage_that_reads_it(choice: str) -> None:
-    more = ("data.axes=[helpful]",) if choice == "pairs" else ()
+    more = {"pairs": ("data.axes=[helpful]",), "task": ("data.template=sentiment",)}.get(choice, ())
     read = [name for name in READERS if _reads(name, choice, more)]
     assert read, f"no stage takes data={choice}"
 
@@ -94,7 +98,7 @@ def test_every_option_is_read_somewhere() -> None:
     options = [option for name in STAGES for option in fields_of(schema(name), seen)]
     assert len(options) > 80
     by_name = {option for loss in PREFERENCE_LOSSES for option in options_of(loss)}  # given to a loss as keywords
-    by_name |= {"helpful", "honest", "harmless", "base", "sft", "ppo", "dpo"}  # read in a loop over all of them
+    by_name |= {"helpful", "honest", "harmless"}  # read in a loop over all of them
     by_name |= {"debug"}  # looked for among the arguments, before there is a configuration
     by_name |= {"top_p", "top_k"}  # stand there to be refused with the reason
     unread = [

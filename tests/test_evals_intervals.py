@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.intervals import Estimate, bootstrap_mean, by_prompt, paired_difference, win_rate
+from evals.intervals import (
+    Estimate,
+    bootstrap_mean,
+    bootstrap_statistic,
+    by_prompt,
+    paired_difference,
+    perplexity,
+    win_rate,
+)
 from models.errors import DataError, NumericsError
 
 
@@ -93,3 +101,26 @@ def test_comparisons_need_the_same_prompts(compare):
 
 def test_as_dict_is_what_the_results_file_holds():
     assert Estimate(0.5, 0.4, 0.6, 10).as_dict() == {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+
+
+def test_a_statistic_of_sums_that_is_a_mean_has_the_interval_of_the_mean():
+    values = np.random.default_rng(4).normal(3.0, 2.0, 2000)
+    rows = np.stack([values, np.ones(2000)], axis=1)
+    got, want = bootstrap_statistic(rows, lambda sums: sums[..., 0] / sums[..., 1]), bootstrap_mean(values)
+    assert got.mean == pytest.approx(want.mean) and got.n == 2000
+    assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=0.15 * (want.high - want.low))
+
+
+def test_a_paired_difference_of_statistics_is_drawn_by_the_same_rows():
+    theirs = [(2.0, 1), (40.0, 5), (3.0, 7)]
+    ours = [(nll + n * math.log(2), n) for nll, n in theirs]  # every token half as likely
+    assert bootstrap_statistic(theirs, perplexity, minus=theirs) == Estimate(0.0, 0.0, 0.0, 3)
+    gain, own = bootstrap_statistic(ours, perplexity, minus=theirs), bootstrap_statistic(theirs, perplexity)
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((own.mean, own.low, own.high))
+
+
+def test_a_statistic_of_no_rows_or_of_rows_that_are_not_numbers_is_refused():
+    with pytest.raises(DataError, match="at least one row"):
+        bootstrap_statistic(np.empty((0, 2)), perplexity)
+    with pytest.raises(NumericsError):
+        bootstrap_statistic([(math.nan, 1)], perplexity)

@@ -11,16 +11,21 @@ from evals.notation import compact, duration, foreign, memory, number, signed
 from evals.report import write_report
 from evals.results import (
     METRICS,
+    TASK_METRICS,
     Alert,
     Answer,
     AxisQuality,
     Frontier,
     FrontierPoint,
+    Metric,
     ModelResult,
     ReliabilityBin,
     Report,
     Sample,
     StageRecord,
+    TaskTable,
+    estimates,
+    nested,
 )
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -60,15 +65,15 @@ class Page(HTMLParser):
 
 
 def full_report(text="hello"):
-    estimates = {m.key: Estimate(0.5, 0.45, 0.55, 100) for m in METRICS}
-    gains = {m.key: Estimate(0.1, 0.05, 0.15, 100) for m in METRICS}
+    measured = {m.key: Estimate(0.5, 0.45, 0.55, 100) for m in (*METRICS, *TASK_METRICS)}
+    gains = {key: Estimate(0.1, 0.05, 0.15, 100) for key in measured}
     bins = (ReliabilityBin(0.6, 0.55, 10), ReliabilityBin(0.9, 0.95, 30))
     return Report(
         title=f"title {text}",
         models=(
-            ModelResult("base", estimates),
-            ModelResult("sft", estimates, "base", gains),
-            ModelResult(f"other {text}", estimates, "sft", gains),
+            ModelResult("base", measured),
+            ModelResult("sft", measured, "base", gains),
+            ModelResult(f"other {text}", measured, "sft", gains),
         ),
         stages=(
             StageRecord(
@@ -86,9 +91,10 @@ def full_report(text="hello"):
         ),
         frontiers=(Frontier("ppo", (FrontierPoint(0, 0, 0.5), FrontierPoint(4, 1, 0.6, 8, kept=True))),),
         reward_quality=(AxisQuality("helpful", Estimate(0.8, 0.7, 0.9, 50), None, 0.05, 1.2, bins),),
-        samples=(Sample(text, {"base": Answer(text, {"helpful": 0.5}), "sft": Answer("")}, text),),
+        samples=(Sample(text, {"base": Answer(text, {"helpful": 0.5}), "sft": Answer("")}, text, right=text),),
         alerts=(Alert("ppo", text, severe=True),),
         facts={"seed": text},
+        tasks=(TaskTable(f"task {text}", TASK_METRICS),),
     )
 
 
@@ -101,6 +107,7 @@ def test_the_page_is_whole_and_shows_every_part(tmp_path):
     assert page.open == []
     for heading in (
         "Numbers",
+        "Before and after",
         "Helpful, honest, harmless",
         "Reward against KL",
         "Reward model",
@@ -164,6 +171,41 @@ def test_marks_follow_the_interval_and_colours_the_meaning(tmp_path):
     assert cells == ["better up", "unclear", "worse up"]
 
 
+def test_what_a_task_lost_is_red_and_what_it_gained_green_beside_the_value(tmp_path):
+    keys = ("tasks.web.perplexity", "tasks.sums.exact_match", "tasks.sums.length")
+    values = (Estimate(8.0, 7.0, 9.0, 5), Estimate(0.5, 0.4, 0.6, 5), Estimate(9.0, 8.0, 10.0, 5))
+    metrics = dict(zip(keys, values, strict=True))
+    gains = {key: Estimate(0.25, 0.125, 0.375, 5) for key in keys}
+    shown = (
+        Metric(keys[0], "perplexity", "lower"),
+        Metric(keys[1], "exact match", "higher", 3),
+        Metric(keys[2], "length", None),
+    )
+    tables = (TaskTable("web", shown[:1]), TaskTable("sums", shown[1:]))
+    models = (ModelResult("before", metrics), ModelResult("after", metrics, "before", gains))
+    text = written(tmp_path, Report("t", models, tasks=tables))
+    changes = re.findall(r'<i class="(\w+)">([^<]*)</i>', text)
+    assert changes == [
+        ("worse", "+0.25 [+0.12, +0.38]"),
+        ("better", "+0.250 [+0.125, +0.375]"),
+        ("unclear", "+0.25 [+0.12, +0.38]"),
+    ]
+    assert text.count('<td title="n = 5">') == 6 and "paired change from before" in text
+
+
+def test_a_right_answer_stands_beside_the_answers(tmp_path):
+    samples = (Sample("p", {"a": Answer("x")}, right="lima"), Sample("q", {"a": Answer("y")}))
+    text = Page(written(tmp_path, Report("t", (), samples=samples))).text
+    assert "right answer" in text and "lima" in text
+    assert "right answer" not in Page(written(tmp_path, Report("t", (), samples=samples[1:]))).text
+
+
+@given(st.dictionaries(st.lists(st.sampled_from("abc"), min_size=2, max_size=2).map(".".join), st.integers(0, 9)))
+def test_a_tree_of_estimates_and_their_dotted_names_say_the_same(values):
+    found = {name: Estimate(value, value, value, 1) for name, value in values.items()}
+    assert estimates(nested({name: estimate.as_dict() for name, estimate in found.items()})) == found
+
+
 def test_writing_makes_the_folder_and_leaves_nothing_beside(tmp_path):
     path = write_report(tmp_path / "deep" / "report.html", Report("t", ()))
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
@@ -171,7 +213,14 @@ def test_writing_makes_the_folder_and_leaves_nothing_beside(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "want"),
-    [(0.0, "0.00"), (-0.001, "0.00"), (-1.5, "\u22121.50"), (12345.678, "12,345.68"), (math.nan, "nan")],
+    [
+        (0.0, "0.00"),
+        (-0.001, "0.00"),
+        (-1.5, "\u22121.50"),
+        (12345.678, "12,345.68"),
+        (-7.32e9, "\u22127.3e9"),
+        (math.nan, "nan"),
+    ],
 )
 def test_numbers(value, want):
     assert number(value) == want

@@ -1,7 +1,7 @@
 import pytest
 
 from evals.intervals import Estimate
-from evals.results import METRICS, ModelResult, Report, estimates
+from evals.results import METRICS, Metric, ModelResult, Report, TaskTable, estimates
 from evals.verdict import answer, direction, final_verdicts, overall, verdicts
 
 BY_KEY = {metric.key: metric for metric in METRICS}
@@ -106,3 +106,19 @@ def test_estimates_are_found_by_dotted_name():
     leaf = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
     tree = {"gold": {"mean": leaf, "helpful": leaf}, "kl": leaf, "stage": "ppo"}
     assert estimates(tree) == dict.fromkeys(("gold.mean", "gold.helpful", "kl"), Estimate(0.5, 0.4, 0.6, 9))
+
+
+def test_without_a_gold_score_the_nearness_to_right_answers_decides_and_what_was_forgotten_is_the_cost():
+    metrics = {"rouge_l": near(0.4), "tasks.web.perplexity": near(9.0), "tasks.web.bits_per_byte": near(2.0)}
+    change = {"rouge_l": near(0.1), "tasks.web.perplexity": near(2.0), "tasks.web.bits_per_byte": near(0.001)}
+    web = TaskTable(
+        "web",
+        (Metric("tasks.web.perplexity", "perplexity", "lower"), Metric("tasks.web.bits_per_byte", "bits", "lower")),
+        told=("tasks.web.perplexity", "tasks.web.bits_per_byte"),
+    )
+    models = (ModelResult("before", metrics), ModelResult("after", metrics, "before", change))
+    got = Report("t", models, tasks=(web,))
+    assert answer(got) == "Yes: after improved, at a cost in web: perplexity."
+    assert verdicts(got)[0].headline == "after is better than before: ROUGE-L +0.100 [+0.090, +0.110] over 100 prompts"
+    assert verdicts(got)[0].lost == ("web: perplexity +2.00 [+1.99, +2.01]",)
+    assert verdicts(got)[0].notes == ()  # what did not change on a task is left to its table

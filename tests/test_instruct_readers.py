@@ -92,6 +92,12 @@ def test_placeholders_stay_text(tmp_path: Path) -> None:
     assert conversations(tmp_path, "alpaca", row)[0][-1] == assistant("I am {{name}} by {{author}}.")
 
 
+def test_the_chosen_reply_of_sharegpt_pairs_ends_the_conversation(tmp_path: Path) -> None:
+    turns = {"conversations": [{"from": "human", "value": "Hi"}]}
+    row = {**turns, "chosen": {"from": "gpt", "value": "Hello"}, "rejected": {"from": "gpt", "value": "No"}}
+    assert conversations(tmp_path, "sharegpt", row) == [(user("Hi"), assistant("Hello"))]
+
+
 def test_sharegpt_knows_the_usual_speakers(tmp_path: Path) -> None:
     turns = [("system", "S"), ("human", "a"), ("gpt", "b"), ("user", "c"), ("assistant", "d")]
     row = {"conversations": [{"from": speaker, "value": text} for speaker, text in turns]}

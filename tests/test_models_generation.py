@@ -83,6 +83,17 @@ def test_the_company_of_a_prompt_changes_no_response(any_folder: str) -> None:
     assert first(6)[:3] == first(3)
 
 
+def test_a_generator_for_each_prompt_makes_its_response_independent_of_place_and_company(any_folder: str) -> None:
+    model, prompts = loaded(any_folder), prompts_of([3, 8, 1, 5])
+
+    def asked(order: list[int]) -> dict[int, Sample]:
+        own = [torch.Generator().manual_seed(i) for i in order]
+        found = sample(model, [prompts[i] for i in order], max_new_tokens=10, ends=[7, 8], temperature=1, generator=own)
+        return dict(zip(order, found, strict=True))
+
+    assert asked([3, 1]).items() <= asked([0, 1, 2, 3]).items()
+
+
 def test_equal_prompts_get_responses_of_their_own(llama_folder: str) -> None:
     generator = torch.Generator().manual_seed(0)
     got = sample(loaded(llama_folder), [[5, 6]] * 8, max_new_tokens=6, ends=[NEVER], temperature=1, generator=generator)

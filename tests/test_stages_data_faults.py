@@ -202,3 +202,48 @@ def test_role_marks_in_a_users_text_are_text(tmp_path: Path, llama_folder: str) 
     labels = [-100] * (len(ids) - len(plain[1]) - 1) + [*plain[1], end]
     expected = model(torch.tensor([ids]), labels=torch.tensor([labels])).loss
     assert logged["loss"] == pytest.approx(expected.item(), abs=1e-5)
+
+
+# --- length, overlap, and batches without a target --------------------------------------------------------------------
+
+
+def test_a_prompt_over_the_budget_is_cut_or_dropped_by_policy_and_counted(tmp_path: Path, llama_folder: str) -> None:
+    long = {"instruction": "where is the library ? " * 40, "input": "", "output": "in peru ."}
+    options = sft(tmp_path, llama_folder, written(tmp_path / "a.jsonl", [*INSTRUCTIONS, long, long]))
+    options = (*options, "data.eval_fraction=0.0", "layout.max_length=96")
+    cut = run("sft", *options, "name=cut").manifest["metrics"]
+    assert (cut["rows"], cut["rows_cut"], cut["rows_dropped"]) == (26, 2, 0)
+    dropped = run("sft", *options, "layout.long_prompt=drop", "name=dropped").manifest["metrics"]
+    assert (dropped["rows"], dropped["rows_cut"], dropped["rows_dropped"]) == (24, 0, 2)
+
+
+def test_rows_that_all_lose_their_targets_end_with_3(tmp_path: Path, llama_folder: str) -> None:
+    long = [{"instruction": f"where is the library {i} ? " * 40, "input": "", "output": "in peru ."} for i in range(8)]
+    options = sft(tmp_path, llama_folder, written(tmp_path / "a.jsonl", long))
+    ended = stage("sft", *options, "layout.max_length=64", "layout.long_prompt=drop", cwd=tmp_path)
+    assert ended.code == 3 and "keeps a target within 64 tokens" in ended.error
+
+
+def test_a_prompt_that_is_trained_and_evaluated_on_ends_with_3_unless_it_is_dropped(
+    tmp_path: Path, llama_folder: str
+) -> None:
+    data, held = (written(tmp_path / f"{n}.jsonl", rows) for n, rows in (("a", INSTRUCTIONS), ("b", INSTRUCTIONS[2:4])))
+    options = (*sft(tmp_path, llama_folder, data), f"data.eval_path={held}")
+    ended = stage("sft", *options, cwd=tmp_path)
+    assert ended.code == 3 and "a.jsonl:3: this prompt also stands in" in ended.error
+    kept = run("sft", *options, "data.on_overlap=drop").manifest
+    assert kept["metrics"]["rows"] == 22
+    assert kept["facts"]["data"][0]["notes"]["prompt of the evaluation file, left out of training"]["lines"] == [3, 4]
+
+
+def test_batches_without_a_pair_on_an_axis_leave_finite_weights(tmp_path: Path, tiny: Path) -> None:
+    rows = json.loads(json.dumps(RANKINGS))
+    for row in rows[1:]:
+        for response in row["responses"]:
+            response["scores"]["honest"] = 0.5
+    data = written(tmp_path / "kwise.jsonl", rows)
+    made = run("reward", "data=kwise", f"data.path={data}", f"model.path={tiny / 'outputs/tiny/sft'}",
+               f"outputs={tmp_path}", *STEPS, "trainer.max_steps=5")  # fmt: skip
+    lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and all(math.isfinite(v) for line in lines for k, v in line.items() if "loss" in k)
+    assert sum("accuracy/honest" in line for line in lines) < 5, "an axis without a pair has no accuracy"

@@ -139,7 +139,7 @@ def test_a_changed_run_is_not_taken_for_the_one_that_was_cut_off(
         assert difference in refused(ConfigError, "sft", *options, changed)
     written(data, INSTRUCTIONS[1:])
     ended = stage("sft", *options, cwd=tiny)
-    assert ended.code == 2 and "data.path (its content changed)" in ended.error
+    assert ended.code == 4 and "data.path (its content changed" in ended.error
     assert contents(tiny / "out/changed") == before
 
     shutil.copy(tiny / "alpaca.jsonl", data)

@@ -107,6 +107,25 @@ def limited(data: str, name: str, *options: str) -> tuple[str, ...]:
     return (f"data={data}", f"data.path={real(name)}", "data.limit=40", *options)
 
 
+@pytest.mark.parametrize(
+    ("form", "name", "records"),
+    [
+        ("alpaca", "alpaca_en_demo.json", 999),
+        ("alpaca", "alpaca_zh_demo.json", 1000),
+        ("alpaca", "identity.json", 91),
+        ("self_instruct", "self_instruct_seed_tasks.jsonl", 175),
+    ],
+)
+def test_every_real_instruction_file_is_trained_on_and_every_row_accounted_for(
+    form: str, name: str, records: int, tmp_path: Path, llama_folder: str
+) -> None:
+    options = (f"data={form}", f"data.path={real(name)}", f"model.path={llama_folder}", f"outputs={tmp_path}", *STEPS)
+    made = run("sft", *options, "data.eval_fraction=0.0").manifest
+    [reading] = made["facts"]["data"]
+    assert reading["records"] == records == made["metrics"]["rows"] + made["metrics"]["rows_dropped"]
+    assert reading["rows"] == reading["kept"] + sum(listed["rows"] for listed in reading["dropped"].values())
+
+
 def test_a_real_pretrained_llama_goes_through_every_stage_on_real_data(tmp_path: Path) -> None:
     if not (STORIES / "model.safetensors").is_file():
         pytest.skip(f"no model in {STORIES}; set HHH_REAL_DATA to the folder of data beside models/")

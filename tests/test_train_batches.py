@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from models.errors import ConfigError, DataError
 from models.layout import Batch
-from train.batches import Share, ShuffledBatches, steps_per_pass
+from train.batches import Share, ShuffledBatches, StreamedBatches, in_sequence, steps_per_pass
 
 
 class Numbered:
@@ -119,3 +119,69 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int, accumulation: 
 def test_fewer_rows_than_a_batch_are_refused_with_both_numbers() -> None:
     with pytest.raises(DataError, match=r"3 rows are fewer than trainer\.batch_size=4"):
         batches(3, Share(4))
+
+
+# --- one part after the other -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 20), st.integers(1, 200), st.integers())
+def test_parts_come_in_turn_in_proportion_to_their_sizes(parts: list[int], spread: int, total: int, seed: int) -> None:
+    order = in_sequence(parts, spread, total, seed, shuffle=True)
+    bounds = [0, *(sum(parts[: i + 1]) for i in range(len(parts)))]
+    of = [sum(row >= bound for bound in bounds[1:]) for row in order]  # len(parts) for a spread row
+    in_turn = [part for part in of if part < len(parts)]
+    assert len(order) == total and in_turn == sorted(in_turn)
+    for part, size in enumerate([*parts, spread]):
+        assert abs(of.count(part) - total * size / (sum(parts) + spread)) <= 1
+
+
+@given(st.integers(1, 20), st.integers(1, 4), st.integers())
+def test_each_pass_over_a_part_has_every_row_once(size: int, passes: int, seed: int) -> None:
+    order = in_sequence([size, size], 0, 2 * size * passes, seed, shuffle=True)
+    for start in range(0, size * passes, size):
+        assert sorted(order[start : start + size]) == list(range(size))
+
+
+def test_spread_rows_come_early_and_late() -> None:
+    order = in_sequence([900], 100, 1000, 0, shuffle=True)
+    places = [i for i, row in enumerate(order) if row >= 900]
+    assert len(places) == 100
+    assert all(10 <= sum(first <= place < first + 250 for place in places) <= 45 for first in range(0, 1000, 250))
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def stream(n: int, share: Share, **options: int) -> StreamedBatches:
+    def collate(rows: Sequence[int]) -> Batch:
+        return {"rows": torch.tensor(list(rows))}
+
+    return StreamedBatches(lambda: iter(range(n)), collate, share, **{"steps": 6, "seed": 0, "buffer": 5, **options})
+
+
+@given(st.integers(1, 40), st.integers(0, 6), st.integers(0, 2**31), st.integers(1, 50))
+def test_a_stream_goes_on_with_the_rows_of_an_unbroken_one(n: int, start: int, seed: int, buffer: int) -> None:
+    whole = stream(n, Share(4, 2), seed=seed, buffer=buffer)
+    rest = stream(n, Share(4, 2), seed=seed, buffer=buffer)
+    rest.start_step = start
+    assert micro_batches(rest) == micro_batches(whole)[2 * start :]
+
+
+@given(st.integers(4, 40), st.integers(0, 2**31))
+def test_processes_share_a_stream(n: int, seed: int) -> None:
+    alone = micro_batches(stream(n, Share(4), seed=seed))
+    parts = [micro_batches(stream(n, Share(4, 1, rank, 2), seed=seed)) for rank in range(2)]
+    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(rows) for rows in alone]
+
+
+def test_a_stream_is_shuffled_within_its_buffer_and_loses_nothing() -> None:
+    rows = [row for batch in micro_batches(stream(1000, Share(10), steps=90, buffer=50)) for row in batch]
+    assert len(set(rows)) == len(rows) == 900 and rows != sorted(rows)
+    assert all(row <= place + 50 for place, row in enumerate(rows))
+    in_order = [row for batch in micro_batches(stream(20, Share(4), steps=6, buffer=1)) for row in batch]
+    assert in_order == [*range(20), *range(4)]
+
+
+def test_an_empty_stream_is_refused() -> None:
+    with pytest.raises(DataError, match="no row to train on"):
+        micro_batches(stream(0, Share(1)))

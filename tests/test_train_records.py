@@ -36,6 +36,11 @@ class Stage:
     tracking: Watching = field(default_factory=Watching, metadata=RUNTIME)
 
 
+@dataclass
+class Compared:
+    models: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
@@ -74,6 +79,20 @@ def test_every_other_option_is_part_of_it(file: Path) -> None:
         identity(path=str(file), extra=str(file)),
     ]
     assert len(set(found)) == len(found)
+
+
+def test_models_by_name_are_inputs_whose_name_and_content_count_and_not_their_place(tmp_path: Path) -> None:
+    one, moved = artifact(tmp_path / "one"), artifact(tmp_path / "moved")
+    other = artifact(tmp_path / "other", weights="v")
+    made = {
+        key: record_of("evaluate", Compared({name: str(path)}))
+        for key, name, path in (("one", "a", one), ("moved", "a", moved), ("other", "a", other), ("renamed", "b", one))
+    }
+    found = {key: record["identity"] for key, record in made.items()}
+    assert found["one"] == found["moved"]
+    assert len({found["one"], found["other"], found["renamed"]}) == 3
+    assert made["one"]["parents"] == {"models.a": str(one)}
+    assert differences(made["one"], made["other"]) == ["models.a"]
 
 
 def test_the_content_of_a_file_counts_and_its_place_does_not(file: Path, tmp_path: Path) -> None:
@@ -150,7 +169,8 @@ def test_each_option_that_differs_is_named_with_both_values(file: Path) -> None:
 def test_a_file_that_changed_under_its_name_is_told_from_another_file(file: Path, tmp_path: Path) -> None:
     before = record_of("sft", Stage(Source(str(file))))
     file.write_text("{}\n")
-    assert differences(before, record_of("sft", Stage(Source(str(file))))) == ["data.path (its content changed)"]
+    [line] = differences(before, record_of("sft", Stage(Source(str(file)))))
+    assert line.startswith("data.path (its content changed: digest ")
     other = tmp_path / "other.jsonl"
     other.write_text("{ }\n")
     assert differences(before, record_of("sft", Stage(Source(str(other))))) == ["data.path"]

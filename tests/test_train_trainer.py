@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerCallback
 
 from instruct.supervised import SupervisedRows, supervised
-from models.layout import Batch, LayoutConfig, Tree
+from models.layout import Batch, LayoutConfig, Tree, collate
 from models.objective import Mean, Metrics, Objective
 from train.batches import Share, ShuffledBatches
 from train.callbacks import MetricsLog
@@ -226,3 +226,12 @@ def test_measuring_gives_the_training_mode_back(llama_folder: str) -> None:
         model = fresh(llama_folder).train(mode)
         held_out(model, rows(), supervised)
         assert model.training is mode
+
+
+def test_a_batch_without_a_target_has_a_loss_of_exactly_zero_with_a_graph(llama_folder: str) -> None:
+    model = fresh(llama_folder)
+    batch = collate([Tree([0, 5, 6], [[7, 8]], [[False, False]])], bin_tokens=16)
+    loss, metrics = supervised(model, {**batch, "units": torch.zeros(1)}, torch.zeros(1))
+    loss.backward()
+    assert loss.item() == 0.0 and metrics["nll"].count == 0
+    assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)

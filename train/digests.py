@@ -39,13 +39,19 @@ def code_digest() -> str:
 
 
 def config_leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """(full name, value, metadata) of every leaf of a nested dataclass."""
+    """(full name, value, metadata) of every leaf of a nested dataclass, and of what it has by name."""
     for field in dataclasses.fields(cfg):
-        value, name = getattr(cfg, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            yield from ((n, v, {**m, **field.metadata}) for n, v, m in config_leaves(value, name + "."))
-        else:
-            yield name, value, field.metadata
+        yield from _leaves(prefix + field.name, getattr(cfg, field.name), field.metadata)
+
+
+def _leaves(name: str, value: Any, meta: Mapping[str, Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    if dataclasses.is_dataclass(value):
+        yield from ((n, v, {**m, **meta}) for n, v, m in config_leaves(value, name + "."))
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _leaves(f"{name}.{key}", entry, meta)
+    else:
+        yield name, value, meta
 
 
 def _sha256(file: Any) -> str:

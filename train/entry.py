@@ -19,6 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models.errors import ConfigError, HHHError, ResourceError
 from train.help import help_text, options
+from train.schemas import schema_node
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -29,7 +30,7 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
     parts: schemas of the stages that this one is composed of.
     """
     for name, node in {stage: schema, **(parts or {})}.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=node)
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema_node(node, sys.argv[1:]))
 
     failures: list[BaseException] = []
 

@@ -10,14 +10,14 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 PER_LINE = re.MULTILINE | re.DOTALL
 CONF = Path(__file__).parent.parent / "conf"
 
 
 def help_text(stage: str, schema: type, story: str) -> str:
-    """The whole page."""
+    """The whole page. stage: as it is typed, `data audit` for one that is a verb of another."""
     lines = [f"python -m stages.{stage} [option=value ...] [group=choice ...]", "", story.strip(), "", "groups"]
     for folder in sorted(p for p in CONF.iterdir() if p.is_dir() and not p.name.startswith("_")):
         choices = sorted(p.stem for p in folder.glob("*.yaml"))
@@ -27,7 +27,9 @@ def help_text(stage: str, schema: type, story: str) -> str:
     for name, default, meaning in options(schema):
         shown = f"  {name}={default}"
         lines.append(f"{shown:<48}  {meaning}".rstrip())
-    return "\n".join([*lines, "", f"defaults of the stage: conf/{stage}.yaml; --cfg job shows them composed"])
+    return "\n".join(
+        [*lines, "", f"defaults of the stage: conf/{stage.split()[-1]}.yaml; --cfg job shows them composed"]
+    )
 
 
 def options(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -36,7 +38,8 @@ def options(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     for field in dataclasses.fields(schema):
         nested = [t for t in (hints[field.name], *get_args(hints[field.name])) if dataclasses.is_dataclass(t)]
         if nested:
-            yield from options(nested[0], f"{prefix}{field.name}.")
+            named = "<name>." if get_origin(hints[field.name]) is dict else ""
+            yield from options(nested[0], f"{prefix}{field.name}.{named}")
         else:
             yield prefix + field.name, shown_default(field), meanings.get(field.name, "")
 

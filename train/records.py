@@ -10,6 +10,7 @@ from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifa
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 
 MAY_CHANGE = ("trainer.", "loss.", "ppo.kl.", "deepspeed.", "the code")
+CHANGED = "its content changed"
 ROW_ORDER = ("trainer.batch_size", "trainer.accumulation", "trainer.shuffle")
 
 
@@ -50,10 +51,17 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for key in sorted({*old, *new}):
         if key in old_inputs or key in new_inputs:
             if old_inputs.get(key) != new_inputs.get(key):
-                lines.append(f"{key} (its content changed)" if old.get(key) == new.get(key) else key)
+                lines.append(
+                    f"{key} ({_changed(old_inputs, new_inputs, key)})" if old.get(key) == new.get(key) else key
+                )
         elif old.get(key) != new.get(key):
             lines.append(f"{key} ({old.get(key)} before, {new.get(key)} now)")
     return lines if before.get("code") == now["code"] else [*lines, "the code"]
+
+
+def _changed(before: dict[str, str], now: dict[str, str], key: str) -> str:
+    was, found = (inputs.get(key, "none")[:12] for inputs in (before, now))
+    return f"{CHANGED}: digest {was} before, {found} now"
 
 
 def can_differ(difference: str) -> bool:
@@ -68,13 +76,17 @@ def _inputs(cfg: Any) -> dict[str, dict[str, Any]]:
     for name, value, meta in config_leaves(cfg):
         if not meta.get("input") or value is None:
             continue
-        path = Path(value)
-        if path.is_dir() and is_artifact_folder(path):
-            found[name] = {"path": value, "digest": read_artifact(path, verify=False).content, "artifact": True}
-        elif path.is_dir():
-            found[name] = {"path": value, "digest": digest(folder_digests(path))}
-        elif path.is_file():
-            found[name] = {"path": value, "digest": file_digest(path)}
+        if isinstance(value, list):
+            found[name] = {"path": value, "digest": digest([_input(path)["digest"] for path in value])}
         else:
-            found[name] = {"path": value, "digest": value}
+            found[name] = _input(value)
     return found
+
+
+def _input(value: str) -> dict[str, Any]:
+    path = Path(value)
+    if path.is_dir() and is_artifact_folder(path):
+        return {"path": value, "digest": read_artifact(path, verify=False).content, "artifact": True}
+    if path.is_dir():
+        return {"path": value, "digest": digest(folder_digests(path))}
+    return {"path": value, "digest": file_digest(path) if path.is_file() else value}

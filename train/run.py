@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.utils import logging as transformers_logging
 
 from models.adapter_files import save_adapter
-from models.errors import ConfigError
+from models.errors import ArtifactError, ConfigError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
 from models.options import RUNTIME
@@ -29,11 +29,12 @@ from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
-from train.records import can_differ, differences, record_of, recorded
+from train.records import CHANGED, can_differ, differences, record_of, recorded
 from train.sharding import Sharding, whole_weights
 from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
+from train.watch import HeldOutWatch
 
 
 @dataclass
@@ -122,22 +123,48 @@ class Run:
         objective: Objective,
         trainer: TrainerConfig,
         *,
-        sharding: Sharding | None = None,
         rates: dict[str, float] | None = None,
         pace: Pace | None = None,
-    ) -> StageTrainer:
-        """Train to the end, from the newest checkpoint on. `rates`: learning rates of modules by name."""
-        sharding, pace = sharding or Sharding(), pace or Pace()
+        measure: Callable[[], dict[str, float]] | None = None,
+    ) -> dict[str, float]:
+        """Train to the end, from the newest checkpoint on, and leave the weights that are to be kept.
+
+        rates: learning rates of modules by name. measure: held-out metrics of the model as it is. Returns the last
+        measurements, those of the kept weights.
+        """
+        sharding, pace = getattr(self.cfg, "deepspeed", Sharding()), pace or Pace()
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
             trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
         )
+        watch = self._watch(model, trainer, sharding, measure)
         checkpoint, callbacks = self.going_on(batches, pace)
         optimizer = make_optimizer(model, trainer, rates or {})
         schedule = rate_multiplier(trainer, n_steps)
-        loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
+        # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
+        loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, [*watch, *callbacks])
         self.complete(loop, checkpoint)
-        return loop
+        kept = watch[0].restore_best() if watch else {}
+        return {**(measure() if measure else {}), **kept}
+
+    def _watch(
+        self,
+        model: nn.Module,
+        trainer: TrainerConfig,
+        sharding: Sharding,
+        measure: Callable[[], dict[str, float]] | None,
+    ) -> list[HeldOutWatch]:
+        """What measures on held-out rows under way: nothing, unless the stage can and the configuration says so."""
+        if not trainer.eval_every:
+            return []
+        if measure is None or sharding.stage == 3:
+            why = "under deepspeed=zero3" if measure else "in this stage, or without held-out rows"
+            raise ConfigError(f"trainer.eval_every={trainer.eval_every}: nothing can be measured {why}; say 0")
+        watch = HeldOutWatch(self.folder, model, trainer, measure, self.log, self.say)
+        self.state["watch"] = watch.state_dict
+        if (state := self.restored_state().get("watch")) is not None:
+            watch.load_state_dict(state)
+        return [watch]
 
     def going_on(self, batches: Batches, pace: Pace | None = None) -> tuple[Path | None, list[TrainerCallback]]:
         """The checkpoint to go on from, with log and batches set to it, and what watches the training from there."""
@@ -272,6 +299,11 @@ class Run:
                     "or resume=restart to clear it away"
                 )
             return "unfinished"
+        if not sealed and all(CHANGED in difference for difference in differing):
+            raise ArtifactError(
+                f"{self.folder}: its checkpoint belongs to other data: {', '.join(differing)}. Put the file back, "
+                "choose another name=, or resume=restart to clear it away"
+            )
         raise ConfigError(
             f"{self.folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
             "resume=restart to clear it away" + ("" if sealed else ", or resume=force")

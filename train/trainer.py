@@ -44,6 +44,11 @@ class TrainerConfig:
     shuffle: bool = True  # reshuffle the rows each pass
     log_every: int = field(default=10, metadata=RUNTIME)  # steps
     save_every: int = field(default=200, metadata=RUNTIME)  # steps between checkpoints; 0: none
+    eval_every: int = 0  # steps between measurements on the held-out rows; 0: once, at the end
+    keep: str = "last"  # weights that the stage hands on: last, or best by `metric` where it was measured
+    metric: str = "eval_nll"  # of the held-out rows
+    better: str = "lower"  # lower or higher values of it
+    patience: int = 0  # stop after so many measurements in a row without a better one; 0: never
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon"):
@@ -55,7 +60,11 @@ class TrainerConfig:
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
         for name in ("beta1", "beta2", "final_rate"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        for name in ("weight_decay", "warmup_steps", "save_every", "max_grad_norm"):
+        _require(self.keep in ("last", "best"), "keep", self.keep, "last or best")
+        _require(self.better in ("lower", "higher"), "better", self.better, "lower or higher")
+        watched = self.keep == "last" and not self.patience
+        _require(watched or self.eval_every > 0, "eval_every", self.eval_every, "at least 1 with keep=best or patience")
+        for name in ("weight_decay", "warmup_steps", "save_every", "max_grad_norm", "eval_every", "patience"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
     def steps(self, n_rows: int) -> int:

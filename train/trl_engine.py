@@ -43,12 +43,14 @@ LOSSES = {
 }
 
 
-def check_engine(engine: str, sharding: Sharding, adapter: AdapterConfig) -> None:
-    """Raise ConfigError unless the engine exists, shards as asked and trains what the adapter asks for."""
+def check_engine(engine: str, sharding: Sharding, adapter: AdapterConfig, trainer: TrainerConfig) -> None:
+    """Raise ConfigError unless the engine exists, shards and measures as asked, and trains what the adapter does."""
     if engine not in ENGINES:
         raise ConfigError(f"engine={engine}: expected {' or '.join(ENGINES)}")
     if engine == "trl" and sharding.stage is not None:
         raise ConfigError(f"engine=trl does not run with deepspeed.stage={sharding.stage}; use deepspeed=none")
+    if engine == "trl" and trainer.eval_every:
+        raise ConfigError(f"engine=trl measures nothing under way: trainer.eval_every={trainer.eval_every}; say 0")
     if engine == "trl" and adapter.is_adapter:  # its losses read the output layer's weight past what wraps the layer
         raise ConfigError(f"engine=trl does not run with adapter={adapter.method}; use engine=ours")
 
