@@ -164,10 +164,14 @@ def _lay_out(tree: Tree, number: int, start: int, first: int, index: int, parts:
 
 
 def attention_mask(batch: Batch) -> Tensor:
-    """(B, 1, T, T) bool, True where position i may see position j: causal, own tree, prompt or own branch."""
-    segment, branch = batch["segment"], batch["branch"]
+    """(B, 1, T, T) bool, True where position i may see position j."""
+    return visible(batch["segment"], batch["branch"])[:, None]
+
+
+def visible(segment: Tensor, branch: Tensor) -> Tensor:
+    """segment, branch: (B, T). (B, T, T) bool: causal, own tree, prompt or own branch."""
     length = segment.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
     same_tree = segment[:, :, None] == segment[:, None, :]
-    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return (causal & same_tree & visible)[:, None]
+    own = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    return causal & same_tree & own

@@ -24,6 +24,7 @@ from transformers import (
 
 from models.adapter_files import put_adapter, read_record
 from models.adapters import AdapterConfig, adapt
+from models.attention import BY_TREE
 from models.chat import add_chat_template
 from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
@@ -173,7 +174,7 @@ def max_positions(model: PreTrainedModel, default: int = 1024) -> int:
 def _load_options(cfg: ModelConfig) -> dict[str, object]:
     return {
         "dtype": DTYPES[cfg.dtype],
-        "attn_implementation": "sdpa",
+        "attn_implementation": BY_TREE,
         "trust_remote_code": cfg.trust_remote_code,
         **({} if cfg.allow_pickle else {"use_safetensors": True}),
     }

@@ -5,16 +5,18 @@ B = bins, T = positions, N = target tokens, R = responses, H = hidden size, V = 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from models.attention import BY_TREE, FlatTrees
 from models.layout import Batch, attention_mask
+from models.virtual_tokens import virtual_tokens
 
 CHUNK_ELEMENTS = 1 << 24  # logits that may exist at once: 64 MiB in float32
+PART_ELEMENTS = 1 << 18  # logits that are worked on at once: 1 MiB, which stays in a core's cache
 
 
 class TokenLogprobs(NamedTuple):
@@ -25,15 +27,24 @@ class TokenLogprobs(NamedTuple):
 
 
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states, (B·T, H), through the model's own forward so that wrappers (DDP, ZeRO) see the call."""
-    output = model(
-        input_ids=batch["input_ids"],
-        attention_mask=attention_mask(batch),
-        position_ids=batch["position_ids"],
-        use_cache=False,
-        output_hidden_states=True,
-        **_no_logits(model),
-    )
+    """Last hidden states, (B·T, H), through the model's own forward so that wrappers (DDP, ZeRO) see the call.
+
+    Padding has zeros where the model attends tree by tree. A model that does not hand the trees down to its layers is
+    given a mask instead, from then on.
+    """
+    inner = _unwrapped(model)
+    names = ("input_ids", "position_ids")
+    if inner.config._attn_implementation == BY_TREE and virtual_tokens(inner) is None:
+        trees = FlatTrees(batch)
+        states = _last_states(model, **{name: trees.flatten(batch[name]) for name in names}, trees=trees)
+        if trees.n_read >= inner.config.get_text_config().num_hidden_layers:
+            return states.new_zeros(batch["segment"].numel(), states.shape[1]).index_copy(0, trees.places, states)
+        inner.set_attn_implementation("sdpa")
+    return _last_states(model, **{name: batch[name] for name in names}, attention_mask=attention_mask(batch))
+
+
+def _last_states(model: nn.Module, **inputs: Any) -> Tensor:
+    output = model(**inputs, use_cache=False, output_hidden_states=True, **_no_logits(model))
     return output.hidden_states[-1].flatten(0, 1)
 
 
@@ -77,16 +88,43 @@ def _chunk(
     hidden: Tensor, target: Tensor, head: nn.Module, temperature: float, with_entropy: bool, recompute: bool
 ) -> TokenLogprobs:
     def compute(hidden: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(hidden).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        picked = -cross_entropy(logits, target, reduction="none")
-        with torch.no_grad():
-            entropy = logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1) if with_entropy else picked
-        return picked, entropy
+        return _AtTargets.apply(head(hidden), target, temperature, with_entropy)
 
     logprobs, entropy = checkpoint(compute, hidden, use_reentrant=False) if recompute else compute(hidden)
-    return TokenLogprobs(logprobs, entropy.detach() if with_entropy else None)
+    return TokenLogprobs(logprobs, entropy if with_entropy else None)
+
+
+class _AtTargets(torch.autograd.Function):
+    """Log-softmax at the targets, and entropy. The gradient is written over the logits, a few rows at a time, so that
+    no second table of their size exists."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        norms, entropies, rows = [], [], max(1, PART_ELEMENTS // logits.shape[-1])
+        for part in logits.split(rows):
+            scaled = part.float() / temperature
+            norms.append(scaled.logsumexp(-1))
+            if with_entropy:
+                entropies.append(norms[-1] - (scaled.softmax(-1) * scaled).sum(-1))
+        norm = torch.cat(norms)
+        entropy = torch.cat(entropies) if with_entropy else torch.empty(0)
+        ctx.save_for_backward(logits, target, norm)
+        ctx.temperature, ctx.rows = temperature, rows
+        ctx.mark_non_differentiable(entropy)
+        return logits.gather(-1, target[:, None])[:, 0].float() / temperature - norm, entropy
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        """(1 at the target - softmax) / temperature."""
+        logits, target, norm = ctx.saved_tensors
+        upstream = upstream / ctx.temperature
+        for part, *columns in zip(*(x.split(ctx.rows) for x in (logits, target, norm, upstream)), strict=True):
+            at, norms, weights = (column[:, None] for column in columns)
+            found = (part.float() / ctx.temperature).sub_(norms).exp_().mul_(-weights)
+            part.copy_(found.scatter_add_(-1, at, weights))
+        return logits, None, None, None
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

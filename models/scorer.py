@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from models.attention import BY_TREE
 from models.chat import ChatFormat
 from models.errors import ArtifactError
 from models.layout import Batch, LayoutConfig, Tree, collate
@@ -46,7 +47,7 @@ def scorer_on(policy: PreTrainedModel, config: PretrainedConfig) -> PreTrainedMo
     """A sequence classifier on a copy of the policy's backbone, with an adapter that the policy has; its head is yet to
     be filled."""
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=BY_TREE)
     setattr(model, model.base_model_prefix, copy.deepcopy(policy.base_model))
     model.base_model.config = model.config
     model.score.to_empty(device=policy.device).to(policy.dtype)

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from models.attention import BY_TREE
 from models.errors import ConfigError
 
 
@@ -67,7 +68,7 @@ def make_model(size: Architecture, tokenizer: PreTrainedTokenizerFast) -> LlamaF
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
+        attn_implementation=BY_TREE,
     )
     model = LlamaForCausalLM(config).float()
     if size.previous_token_head:
