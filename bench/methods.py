@@ -27,7 +27,7 @@ from models.scorer import AXES
 from stages.world_panel import WorldPanel
 from train.artifact import read_artifact
 
-RATES = ("1e-3", "5e-3", "2e-2")
+RATES = ("2e-3", "1e-2")
 QUICK = ("data.limit=60", "replay.limit=20", "trainer.max_steps=2", "trainer.batch_size=8")
 COLUMNS = {  # of the table: (title, format)
     "method": ("`adapter=`", "{}"),
@@ -82,11 +82,10 @@ def manifest(artefact: Path) -> Mapping[str, Any]:
 
 
 def trained_share(base: Path, method: str) -> float:
-    """Trained numbers over those of the base."""
-    model, _ = load_policy(str(base / "model"), ModelConfig(path=str(base)), adapter_config(method))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    whole = load_language_model(str(base / "model"), ModelConfig(path=str(base))).num_parameters()
-    return trained / whole
+    """Trained numbers over those of the base with its chat tokens."""
+    cfg = ModelConfig(path=str(base))
+    adapted, whole = (load_policy(str(base / "model"), cfg, x)[0] for x in (adapter_config(method), None))
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad) / whole.num_parameters()
 
 
 def adapter_config(method: str) -> AdapterConfig:

@@ -34,6 +34,12 @@ DATA = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data")) / "alpaca_
 BATCH, RATE = 8, 1e-3
 FOR_SPEED = {  # TRL's settings
     "padding-free": {"gradient_checkpointing": False, "padding_free": True},
+    "padding-free in halves": {
+        "gradient_checkpointing": False,
+        "padding_free": True,
+        "per_device_train_batch_size": BATCH // 2,
+        "gradient_accumulation_steps": 2,
+    },
     "group by length": {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"},
 }
 QUICK_TEXT = [
@@ -42,16 +48,16 @@ QUICK_TEXT = [
 
 
 def ours(material: Path, precision: str) -> Contestant:
-    """`python -m stages.sft`."""
+    """`python -m stages.sft`, a step in two micro-batches: as fast as one, with less memory."""
     steps = ["shuffle=false", f"batch_size={BATCH}", f"learning_rate={RATE}", "schedule=constant", "beta2=0.999"]
-    steps += [f"bf16={precision == 'bf16'}", "log_every=1", "save_every=0"]
+    steps += [f"bf16={precision == 'bf16'}", "accumulation=2", "log_every=1", "save_every=0"]
     options = [f"model.path={material / 'model'}", "data=alpaca", f"data.path={material / 'rows.json'}"]
     options += ["data.eval_fraction=0", "name=run", "tracking=none", *(f"trainer.{step}" for step in steps)]
     return Contestant(
         "ours",
         precision,
         "ours",
-        "python -m stages.sft",
+        "python -m stages.sft, accumulation=2",
         lambda folder: python("stages.sft", f"outputs={folder}", *options),
         partial(stage_outcome, stage="sft"),
     )

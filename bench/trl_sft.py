@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import datasets
-import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
 
 
 def main(material: Path, folder: Path, options: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(material / "model")
-    arguments = trl.SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(folder),
         max_length=None,
         logging_steps=1,
@@ -26,7 +26,7 @@ def main(material: Path, folder: Path, options: str) -> None:
         use_cpu=True,
         **json.loads(options),
     )
-    trainer = trl.SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_dict(json.loads((material / "columns.json").read_text())),
