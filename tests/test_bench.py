@@ -78,4 +78,4 @@ def test_methods_fills_a_row_of_the_table(
     methods.main(base, ["lora"], quick=True, per_family=1, threads=1, outputs=tmp_path)
     [row] = json.loads((tmp_path / "methods.json").read_text())["rows"]
     assert 0 < row["trained"] < 1 and row["artefact_mb"] > 0 and row["target_tokens_per_second"] > 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| lora | 1e-3 |")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| lora | 2e-3 |")
