@@ -76,6 +76,7 @@ class Run:
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
         self.guard = NumbersGuard()
+        self.training: dict[str, float] = {}  # seconds and targets of what this process trained
 
     def __enter__(self) -> Run:
         quiet_libraries()
@@ -144,6 +145,7 @@ class Run:
         # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, [*watch, *callbacks])
         self.complete(loop, checkpoint)
+        self.training["training_targets"] = loop.n_targets
         kept = watch[0].restore_best() if watch else {}
         return {**(measure() if measure else {}), **kept}
 
@@ -184,7 +186,8 @@ class Run:
                 f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
                 "every process would train on the same rows"
             )
-        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.training["training_seconds"] = done.metrics["train_runtime"]
 
     def share(self, trainer: TrainerConfig) -> Share:
         """This process's part of each optimizer step."""
@@ -326,6 +329,7 @@ class Run:
             "seed": self.cfg.seed,
             **surroundings(),
             "wall_seconds": round(seconds, 2),
+            **self.training,
             "peak_memory_mb": peak_memory_mb(),
             "wandb_run_id": self.tracker.run_id,
             "tokenizer_digest": tokenizer_digest(tokenizer) if tokenizer is not None else None,

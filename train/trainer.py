@@ -127,6 +127,7 @@ class StageTrainer(Trainer):
         self._our_optimizer, self._our_schedule = optimizer, schedule
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the units of the whole step
         self._sums: dict[str, list[Tensor]] = {}
+        self.n_targets = 0  # that this process has learnt from
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Ours. Transformers asks here; under DeepSpeed it forgets what it was made with, and would make its own."""
@@ -152,6 +153,7 @@ class StageTrainer(Trainer):
         samples = list(islice(epoch_iterator, num_batches))
         if not samples:
             return samples, None
+        self.n_targets += sum(len(batch.get("target", ())) for batch in samples)
         units = torch.stack([batch["units"] for batch in samples]).sum(0).to(device)
         return samples, self.accelerator.reduce(units, "sum")
 

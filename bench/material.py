@@ -1,0 +1,73 @@
+"""A model and rows for the benchmarks: python -m bench.material <folder> <alpaca file> <rows> <size>
+
+Writes model/, rows.json (the rows), columns.json (the same as token ids and labels), facts.json (their counts) and
+peak.json (the processor's matrix peak by precision).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.peak import DTYPES, matrix_peak
+from instruct.readers import InstructionData, read_instructions
+from instruct.supervised import conversation_tree
+from models.chat import ChatFormat, add_chat_template
+from models.scratch import make_tokenizer
+from train.trl_rows import conversation_columns
+
+SIZES = {  # vocabulary, hidden, feed-forward, layers, heads
+    "10m": (8192, 256, 1024, 6, 8),
+    "tiny": (384, 64, 128, 2, 4),
+}
+ROLES = 4  # tokens of the chat template
+
+
+def main(folder: Path, source: str, n_rows: int, size: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = json.loads(Path(source).read_text())
+    vocabulary, hidden, feed_forward, layers, heads = SIZES[size]
+    tokenizer = make_tokenizer(("\n".join(row.values()) for row in raw), vocabulary - ROLES)
+    add_chat_template(tokenizer)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "rows.json").write_text(json.dumps(raw[:n_rows]))
+    data = read_instructions(InstructionData(format="alpaca", path=str(folder / "rows.json"), eval_fraction=0.0))
+    trees = [conversation_tree(row.messages, ChatFormat(tokenizer)) for row in data.train]
+    (folder / "columns.json").write_text(json.dumps(conversation_columns(trees)))
+    lengths, targets = [tree.n_tokens for tree in trees], sum(tree.n_targets for tree in trees)
+    outer = model.get_output_embeddings().weight.numel()
+    inner = model.num_parameters() - outer - model.get_input_embeddings().weight.numel()
+    attention = 6 * layers * hidden * sum(n * n for n in lengths)  # two products of causal halves, thrice
+    facts = {
+        "parameters": model.num_parameters(),
+        "samples": len(trees),
+        "tokens": sum(lengths),
+        "targets": targets,
+        "flops": 6 * inner * sum(lengths) + 6 * outer * targets + attention,
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+    peak = {name: matrix_peak(dtype, seconds=0.1 if size == "tiny" else 2.0) for name, dtype in DTYPES.items()}
+    (folder / "peak.json").write_text(json.dumps(peak))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
