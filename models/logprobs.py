@@ -16,6 +16,7 @@ from models.layout import Batch, attention_mask
 from models.virtual_tokens import virtual_tokens
 
 CHUNK_ELEMENTS = 1 << 24  # logits that may exist at once: 64 MiB in float32
+NARROW = 256  # tokens of bins that go by the mask: it costs less there than a call for each of many short trees
 PART_ELEMENTS = 1 << 18  # logits that are worked on at once: 1 MiB, which stays in a core's cache
 
 
@@ -29,12 +30,13 @@ class TokenLogprobs(NamedTuple):
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     """Last hidden states, (B·T, H), through the model's own forward so that wrappers (DDP, ZeRO) see the call.
 
-    Padding has zeros where the model attends tree by tree. A model that does not hand the trees down to its layers is
-    given a mask instead, from then on.
+    Wide bins are attended to tree by tree, padding then has zeros. A model that does not hand the trees down to its
+    layers is given a mask instead, from then on.
     """
     inner = _unwrapped(model)
     names = ("input_ids", "position_ids")
-    if inner.config._attn_implementation == BY_TREE and virtual_tokens(inner) is None:
+    wide = batch["segment"].shape[1] > NARROW
+    if wide and inner.config._attn_implementation == BY_TREE and virtual_tokens(inner) is None:
         trees = FlatTrees(batch)
         states = _last_states(model, **{name: trees.flatten(batch[name]) for name in names}, trees=trees)
         if trees.n_read >= inner.config.get_text_config().num_hidden_layers:

@@ -17,6 +17,11 @@ from models.loading import ModelConfig, load_policy
 from models.logprobs import hidden_states, token_logprobs
 
 
+@pytest.fixture(autouse=True)
+def every_bin_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.logprobs.NARROW", 0)
+
+
 def loaded(folder: str, attention: str = BY_TREE) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).eval()
 
@@ -112,3 +117,12 @@ def test_bfloat16_is_near_float32(llama_folder: str, autocast: bool) -> None:
     want = token_logprobs(loaded(llama_folder), batch).logprobs
     assert not torch.equal(got, want)
     torch.testing.assert_close(got, want, atol=0.1, rtol=0.05)
+
+
+def test_narrow_bins_go_by_the_mask_with_the_same_result(llama_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = loaded(llama_folder), collate(fixed_trees(), bin_tokens=32)
+    by_tree = token_logprobs(model, batch).logprobs
+    monkeypatch.setattr("models.logprobs.NARROW", 256)
+    seen = widths(model)
+    torch.testing.assert_close(token_logprobs(model, batch).logprobs, by_tree, atol=1e-5, rtol=0)
+    assert seen == [tuple(batch["input_ids"].shape)]
