@@ -21,7 +21,7 @@ demo: $(VENV)/ready  ## run the whole chain on the embedded world
 	GOMP_SPINCOUNT=10000 $(BIN)/python -m stages.pipeline
 
 test: $(VENV)/ready  ## run the test suite
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -x -q
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -x -q -n 2 --dist loadfile
 
 lint: $(VENV)/ready  ## style and import contracts
 	$(BIN)/ruff check .

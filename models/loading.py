@@ -28,7 +28,7 @@ from models.attention import BY_TREE
 from models.chat import add_chat_template
 from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
-from models.quantised import nf4
+from models.quantised import exact_on_cpu, nf4
 from models.scorer import scorer_on
 from models.virtual_tokens import virtual_tokens
 
@@ -108,7 +108,8 @@ def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = Fals
         base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
         return put_adapter(grow(base, config.vocab_size), folder, record)
     options = _load_options(cfg) | ({"quantization_config": nf4()} if quantised else {})
-    return _read(folder, "weights", AutoModelForCausalLM.from_pretrained, config=config, **options)
+    model = _read(folder, "weights", AutoModelForCausalLM.from_pretrained, config=config, **options)
+    return exact_on_cpu(model) if quantised else model
 
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -25,6 +25,15 @@ def nf4() -> BitsAndBytesConfig:
     )
 
 
+def exact_on_cpu(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model without the bfloat16 kernel that bitsandbytes takes outside training on some CPUs: a rollout's
+    log-probabilities must be those of the training step."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
 def merge_quantised(model: PreTrainedModel) -> PreTrainedModel:
     """A plain float32 model with the weights that a four-bit one and its low-rank updates compute with, in place."""
     from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415  an extra, slow to import
