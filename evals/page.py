@@ -22,7 +22,7 @@ def render(report: Report) -> str:
     """The whole page."""
     sections = {
         "Numbers": ("numbers", headline_section(report)),
-        "Tasks": ("tasks", tasks_section(report)),
+        **({"Tasks": ("tasks", tasks_section(report))} if report.tasks else {}),
         "Axes": ("axes", axes_section(report)),
         "Reward and KL": ("frontier", frontier_section(report)),
         "Reward model": ("reward", reward_section(report.reward_quality)),

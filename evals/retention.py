@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evals.markup import colours, empty, heading
+from evals.markup import colours, heading
 from evals.notation import escaped, number, signed
 from evals.results import Metric, ModelResult, Report, TaskTable
 from evals.verdict import direction
@@ -10,8 +10,6 @@ from evals.verdict import direction
 
 def tasks_section(report: Report) -> str:
     """One table: a row a metric of a task, a column a model, below each value its change from the reference."""
-    if not report.tasks:
-        return empty("Before and after", "No task was measured beside the prompts.")
     tint = colours(model.name for model in report.models)
     heads = "".join(
         f'<th><span class="{tint[m.name]}"><span class="swatch"></span></span>{escaped(m.name)}</th>'
