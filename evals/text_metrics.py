@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from models.rouge import rouge_l as subsequence_f1
+
 N_GRAMS = 6  # chrF's longest character n-gram
 BETA = 2.0  # chrF: recall counts beta times as much as precision
 # Han, kana and their extensions: scripts that put no space between words.
@@ -35,7 +37,7 @@ def token_f1(text: str, answers: Sequence[str]) -> float:
 def rouge_l(text: str, answers: Sequence[str]) -> float:
     """F1 of the longest common subsequence of words (Lin 2004), characters of Chinese and Japanese; case and
     punctuation do not count, words are not stemmed."""
-    return _best(lambda answer: _subsequence_f1(_words(text), _words(answer)), answers)
+    return _best(lambda answer: subsequence_f1(_words(text), _words(answer)), answers)
 
 
 def chrf(text: str, answers: Sequence[str]) -> float:
@@ -91,27 +93,7 @@ def _composed(text: str) -> str:
 def _bag_f1(ours: list[str], theirs: list[str]) -> float:
     if not ours or not theirs:
         return float(ours == theirs)
-    return _f1((Counter(ours) & Counter(theirs)).total(), ours, theirs)
-
-
-def _subsequence_f1(ours: list[str], theirs: list[str]) -> float:
-    return _f1(_common_subsequence(ours, theirs), ours, theirs) if ours and theirs else 0.0
-
-
-def _f1(common: int, ours: list[str], theirs: list[str]) -> float:
-    return 2 * common / (len(ours) + len(theirs))
-
-
-def _common_subsequence(ours: list[str], theirs: list[str]) -> int:
-    """Length of the longest common subsequence, a whole column of the table at once as bits (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for i, token in enumerate(ours):
-        places[token] = places.get(token, 0) | 1 << i
-    column = every = (1 << len(ours)) - 1
-    for token in theirs:
-        matched = column & places.get(token, 0)
-        column = ((column + matched) | (column - matched)) & every
-    return len(ours) - column.bit_count()
+    return 2 * (Counter(ours) & Counter(theirs)).total() / (len(ours) + len(theirs))
 
 
 def _characters(text: str) -> list[Counter[str]]:

@@ -41,10 +41,10 @@ class SupervisedRows:
         return len(self.trees)
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        batch = collate([self.trees[i] for i in indices], bin_tokens=self.bin_tokens)
+        batch = with_units([self.trees[i] for i in indices], self.bin_tokens)
         if len(self.names) > 1:
             batch["data_source"] = torch.tensor([self.names.index(self.sources[i]) for i in indices])
-        return {**batch, "units": torch.tensor([float(len(batch["target"]))])}
+        return batch
 
 
 class StreamedRows:
@@ -71,8 +71,13 @@ class StreamedRows:
             yield tree
 
     def collate(self, trees: Sequence[Tree]) -> Batch:
-        batch = collate(trees, bin_tokens=self.layout.bin_tokens)
-        return {**batch, "units": torch.tensor([float(len(batch["target"]))])}
+        return with_units(trees, self.layout.bin_tokens)
+
+
+def with_units(trees: Sequence[Tree], bin_tokens: int) -> Batch:
+    """A packed batch, and the number of its targets."""
+    batch = collate(trees, bin_tokens=bin_tokens)
+    return {**batch, "units": torch.tensor([float(len(batch["target"]))])}
 
 
 def conversation_tree(messages: Prompt, chat: ChatFormat) -> Tree:
@@ -93,7 +98,12 @@ def document_trees(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
 
 def supervised(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
     """Mean negative log-likelihood of the targets of the whole step. units: (1,) targets."""
-    total = -token_logprobs(model, batch).logprobs.sum()
+    return mean_nll(token_logprobs(model, batch).logprobs, batch, units)
+
+
+def mean_nll(logprobs: Tensor, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
+    """The loss of the targets' log-probabilities; exactly 0, with a graph, where the step has no target."""
+    total = -logprobs.sum()
     return total / units[0].clamp(min=1), {"nll": Mean(total.detach(), batch["units"][0])}
 
 
@@ -104,12 +114,11 @@ def supervised_by_source(names: Sequence[str]) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
         logprobs = token_logprobs(model, batch).logprobs
-        total = -logprobs.sum()
-        metrics = {"nll": Mean(total.detach(), batch["units"][0])}
+        loss, metrics = mean_nll(logprobs, batch, units)
         of = batch["data_source"][batch["response"]]  # each row has one response
         for number, name in enumerate(names):
             own = of == number
             metrics[f"nll/{name}"] = Mean(-logprobs.detach()[own].sum(), own.sum())
-        return total / units[0].clamp(min=1), metrics
+        return loss, metrics
 
     return objective

@@ -13,6 +13,7 @@ al. 2022).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,7 @@ def task_template(name: str, labels: Mapping[str, str]) -> Template:
     return Template(str(found["task"]), tuple(prompts), str(found["answer"]), words)
 
 
+@functools.cache  # asked for at every row that has documents
 def document_template(name: str) -> DocumentTemplate:
     """The template of retrieved documents: of the library, or of a file."""
     return DocumentTemplate(**_read(name, required=("document", "untitled", "prompt")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Draft:
 Candidate = Generator[Ask, str, Draft]
 
 
-class Method:
+class Method(ABC):
     """Candidates by their number, from 0 on."""
 
     def __init__(self, seeds: Sequence[Seed], templates: Templates, filters: FilterConfig) -> None:
@@ -55,11 +56,11 @@ class Method:
         """The checks, with what new instructions are compared with."""
         return Screen(filters, (seed.instruction for seed in self.seeds))
 
+    @abstractmethod
     def candidate(self, number: int, rng: random.Random) -> Candidate:
         """The story of one candidate."""
-        raise NotImplementedError
 
-    def kept(self, number: int, draft: Draft) -> None:
+    def kept(self, number: int, draft: Draft) -> None:  # noqa: B027  most methods need not know
         """Told of every draft that became a row."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from instruct.templates import filled
 from models.errors import ConfigError
 
 OWN = Path(__file__).with_name("templates.yaml")
@@ -32,8 +33,7 @@ class Templates:
 
     def ask(self, template: str, **values: str) -> Ask:
         """The template with its places filled in."""
-        filled = re.sub(r"\{(\w+)\}", lambda place: values.get(place[1], place[0]), self._texts[template])
-        return Ask(template, filled.strip())
+        return Ask(template, filled(self._texts[template], values).strip())
 
     def digest(self, template: str) -> str:
         """A short digest of the template's text."""
