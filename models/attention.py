@@ -5,7 +5,8 @@ A model loaded with `attn_implementation=BY_TREE` attends as `sdpa` does, until 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from models.layout import Batch, visible
+from models.layout import Batch
 
 BY_TREE = "sdpa_by_tree"
+
+
+class Run(NamedTuple):
+    """Consecutive tokens that attend in one call: a prompt, a response, or a prompt with its only response."""
+
+    size: int
+    prompt: int | None  # number of the run whose tokens these see beside their own
+    mask: Tensor | None  # (1, 1, size, size of the prompt + size) bool; None: plainly causal
 
 
 class FlatTrees:
@@ -25,19 +34,36 @@ class FlatTrees:
         segment, branch = batch["segment"], batch["branch"]
         self.places = segment.flatten().nonzero().squeeze(-1)  # (F,) flat index into B·T of every token
         bins = torch.arange(len(segment), device=segment.device)[:, None]
-        numbers = (bins * segment.shape[1] + segment).flatten()[self.places]
-        self.sizes = torch.unique_consecutive(numbers, return_counts=True)[1].tolist()
-        self.masks = [_mask(part) for part in branch.flatten()[self.places].split(self.sizes)]
+        tree = (bins * segment.shape[1] + segment).flatten()[self.places]
+        self.runs = list(_runs(tree, branch.flatten()[self.places]))
+        self.sizes = [run.size for run in self.runs]
         self.n_read = 0
 
     def flatten(self, plane: Tensor) -> Tensor:
         """(B, T) to (1, F)."""
         return plane.flatten()[self.places][None]
 
+    def places_of(self, at: Tensor) -> Tensor:
+        """Where flat positions of B·T, none of padding, stand among the F tokens."""
+        return torch.searchsorted(self.places, at)
 
-def _mask(branch: Tensor) -> Tensor | None:
-    """Of one tree's branches (n,): (n, n) bool, or None for a single response, which is plainly causal."""
-    return None if branch.max() <= 1 else visible(torch.ones_like(branch)[None], branch[None])[0]
+
+def _runs(tree: Tensor, branch: Tensor) -> Iterator[Run]:
+    """tree, branch: (F,) of every token, those of a tree and of a branch in one piece each."""
+    number, first_of_tree = 0, 0
+    sizes = torch.unique_consecutive(tree, return_counts=True)[1].tolist()
+    for branches in branch.split(sizes):
+        names, counts = (x.tolist() for x in torch.unique_consecutive(branches, return_counts=True))
+        if names[-1] <= 1:
+            names, counts = [0], [len(branches)]
+        for name, count in zip(names, counts, strict=True):
+            if name and names[0] == 0:
+                seen = torch.ones(count, counts[0] + count, dtype=torch.bool, device=branch.device).tril(counts[0])
+                yield Run(count, first_of_tree, seen[None, None])
+            else:
+                yield Run(count, None, None)
+            number += 1
+        first_of_tree = number
 
 
 def attend_by_tree(
@@ -57,8 +83,12 @@ def attend_by_tree(
     if query.device.type == "cpu":  # in bfloat16 the backward pass takes three times as long there
         states = tuple(x.to(torch.promote_types(x.dtype, torch.float32)) for x in states)
     with torch.autocast("cpu", enabled=False):
-        parts = zip(*(x.split(trees.sizes, dim=2) for x in states), trees.masks, strict=True)
-        attended = [sdpa_attention_forward(module, q, k, v, mask, **options)[0] for q, k, v, mask in parts]
+        queries, keys, values = (x.split(trees.sizes, dim=2) for x in states)
+        attended = []
+        for i, run in enumerate(trees.runs):
+            seen = (i,) if run.prompt is None else (run.prompt, i)
+            k, v = (x[i] if len(seen) == 1 else torch.cat([x[j] for j in seen], dim=2) for x in (keys, values))
+            attended.append(sdpa_attention_forward(module, queries[i], k, v, run.mask, **options)[0])
     return torch.cat(attended, dim=1).to(given), None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import BY_TREE, FlatTrees
+from models.last_layer import feed_forward_only_at
 from models.layout import Batch, attention_mask
 from models.virtual_tokens import virtual_tokens
 
@@ -27,27 +28,30 @@ class TokenLogprobs(NamedTuple):
     entropy: Tensor | None  # (N,) float32, of the whole distribution, without gradient
 
 
-def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states, (B·T, H), through the model's own forward so that wrappers (DDP, ZeRO) see the call.
+def hidden_states(model: nn.Module, batch: Batch, at: Tensor) -> Tensor:
+    """Last hidden states at flat positions of B·T, (len(at), H), through the model's own forward so that wrappers (DDP,
+    ZeRO) see the call.
 
-    Wide bins are attended to tree by tree, padding then has zeros. A model that does not hand the trees down to its
-    layers is given a mask instead, from then on.
+    Wide bins are attended to tree by tree, without padding. A model that does not hand the trees down to its layers is
+    given a mask instead, from then on.
     """
     inner = _unwrapped(model)
     names = ("input_ids", "position_ids")
     wide = batch["segment"].shape[1] > NARROW
     if wide and inner.config._attn_implementation == BY_TREE and virtual_tokens(inner) is None:
         trees = FlatTrees(batch)
-        states = _last_states(model, **{name: trees.flatten(batch[name]) for name in names}, trees=trees)
+        places = trees.places_of(at)
+        states = _last_states(model, places, **{name: trees.flatten(batch[name]) for name in names}, trees=trees)
         if trees.n_read >= inner.config.get_text_config().num_hidden_layers:
-            return states.new_zeros(batch["segment"].numel(), states.shape[1]).index_copy(0, trees.places, states)
+            return states
         inner.set_attn_implementation("sdpa")
-    return _last_states(model, **{name: batch[name] for name in names}, attention_mask=attention_mask(batch))
+    return _last_states(model, at, **{name: batch[name] for name in names}, attention_mask=attention_mask(batch))
 
 
-def _last_states(model: nn.Module, **inputs: Any) -> Tensor:
-    output = model(**inputs, use_cache=False, output_hidden_states=True, **_no_logits(model))
-    return output.hidden_states[-1].flatten(0, 1)
+def _last_states(model: nn.Module, at: Tensor, **inputs: Any) -> Tensor:
+    with feed_forward_only_at(_unwrapped(model), at.unique(), inputs["input_ids"].numel()):
+        output = model(**inputs, use_cache=False, output_hidden_states=True, **_no_logits(model))
+    return output.hidden_states[-1].flatten(0, 1)[at]
 
 
 def token_logprobs(
@@ -57,7 +61,7 @@ def token_logprobs(
 
     Only positions that predict a target reach the output layer, in chunks, in float32.
     """
-    hidden = hidden_states(model, batch)[batch["source"]]
+    hidden = hidden_states(model, batch, batch["source"])
     return logprobs_from_hidden(
         hidden, batch["target"], _unwrapped(model).get_output_embeddings(), temperature, with_entropy
     )
@@ -106,7 +110,7 @@ class _AtTargets(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         norms, entropies, rows = [], [], max(1, PART_ELEMENTS // logits.shape[-1])
         for part in logits.split(rows):
-            scaled = part.float() / temperature
+            scaled = _scaled(part, temperature)
             norms.append(scaled.logsumexp(-1))
             if with_entropy:
                 entropies.append(norms[-1] - (scaled.softmax(-1) * scaled).sum(-1))
@@ -124,9 +128,14 @@ class _AtTargets(torch.autograd.Function):
         upstream = upstream / ctx.temperature
         for part, *columns in zip(*(x.split(ctx.rows) for x in (logits, target, norm, upstream)), strict=True):
             at, norms, weights = (column[:, None] for column in columns)
-            found = (part.float() / ctx.temperature).sub_(norms).exp_().mul_(-weights)
+            found = (_scaled(part, ctx.temperature) - norms).exp_().mul_(-weights)
             part.copy_(found.scatter_add_(-1, at, weights))
         return logits, None, None, None
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """Over the temperature, in float32; the very logits where nothing is to be done."""
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

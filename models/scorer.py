@@ -78,7 +78,7 @@ def pad_apart_from_end(tokenizer: PreTrainedTokenizerBase) -> int:
 def raw_scores(model: nn.Module, batch: Batch) -> Tensor:
     """Head outputs at the last token of each response, (R, 3) float32, before normalisation."""
     inner = model.module if hasattr(model, "module") else model
-    return inner.score(hidden_states(model, batch)[batch["ends"]]).float()
+    return inner.score(hidden_states(model, batch, batch["ends"])).float()
 
 
 def normalised(model: PreTrainedModel, scores: Tensor) -> Tensor:

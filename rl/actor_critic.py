@@ -37,7 +37,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, batch: Batch, temperature: float, ptx: Batch | None = None) -> ActorCriticOutput:
         found = token_logprobs(self.policy, batch, temperature=temperature, with_entropy=True)
-        values = self.value_head(hidden_states(self.critic, batch)[batch["source"]]).squeeze(-1).float()
+        values = self.value_head(hidden_states(self.critic, batch, batch["source"])).squeeze(-1).float()
         text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
         return ActorCriticOutput(found.logprobs, found.entropy, values, text)
 

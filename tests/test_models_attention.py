@@ -59,25 +59,33 @@ def test_gradient_checkpointing_changes_no_gradient(llama_folder: str) -> None:
 def test_no_layer_sees_padding(llama_folder: str) -> None:
     model, trees = loaded(llama_folder), fixed_trees()
     seen = widths(model)
-    hidden_states(model, collate(trees, bin_tokens=32))
+    batch = collate(trees, bin_tokens=32)
+    hidden_states(model, batch, batch["source"])
     assert seen == [(1, sum(tree.n_tokens for tree in trees))]
 
 
 @given(some_trees(), st.integers(8, 40))
 @settings(max_examples=50)
-def test_the_masks_of_the_trees_are_the_diagonal_of_the_mask_of_the_bins(trees: list[Tree], bin_tokens: int) -> None:
+def test_what_runs_see_is_what_the_mask_of_the_bins_says(trees: list[Tree], bin_tokens: int) -> None:
     batch = collate(trees, bin_tokens=bin_tokens)
-    flat, width = FlatTrees(batch), batch["segment"].shape[1]
-    assert sorted(flat.sizes) == sorted(tree.n_tokens for tree in trees)
+    flat = FlatTrees(batch)
     whole = torch.block_diag(*attention_mask(batch)[:, 0].int())[flat.places][:, flat.places]
-    parts = [torch.ones(n, n).tril() if m is None else m for n, m in zip(flat.sizes, flat.masks, strict=True)]
-    assert torch.equal(torch.block_diag(*[part.int() for part in parts]), whole)
-    assert flat.places.max() < width * len(batch["segment"])
+    places = torch.arange(sum(flat.sizes)).split(flat.sizes)
+    seen = torch.zeros_like(whole)
+    for run, own in zip(flat.runs, places, strict=True):
+        keys = own if run.prompt is None else torch.cat([places[run.prompt], own])
+        mask = torch.ones(run.size, run.size).tril() if run.mask is None else run.mask[0, 0]
+        seen[own[:, None], keys] = mask.int()
+    assert torch.equal(seen, whole)
+    assert flat.places[flat.places_of(batch["ends"])].tolist() == batch["ends"].tolist()
 
 
-def test_one_response_needs_no_mask_and_two_do() -> None:
-    batch = collate([Tree.of([5, 6], [[7, 8]]), Tree.of([5], [[6], [7]])], bin_tokens=16)
-    assert [mask is None for mask in FlatTrees(batch).masks] == [True, False]
+def test_a_lone_response_attends_with_its_prompt_and_several_each_by_themselves() -> None:
+    batch = collate([Tree.of([5, 6], [[7, 8]]), Tree.of([5], [[6], [7, 8]])], bin_tokens=16)
+    runs = FlatTrees(batch).runs
+    assert [(run.size, run.prompt) for run in runs] == [(4, None), (1, None), (1, 1), (2, 1)]
+    assert [run.mask is None for run in runs] == [True, True, False, False]
+    assert runs[3].mask[0, 0].tolist() == [[True, True, False], [True, True, True]]
 
 
 def test_without_trees_the_model_is_that_of_sdpa(any_folder: str) -> None:
