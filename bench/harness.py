@@ -37,7 +37,7 @@ class Contestant:
 
     name: str
     precision: str  # fp32 or bf16; contestants of one precision are compared
-    role: str  # ours, default (the peer as it comes) or setting (of the peer)
+    role: str  # ours, without (ours without a part), default (the peer as it comes) or setting (of the peer)
     settings: str  # for the reader
     command: Callable[[Path], list[str]]  # that trains and reports into an empty folder
     outcome: Callable[[Path], Outcome]  # reads the report
@@ -170,7 +170,7 @@ def results(contestants: Sequence[Contestant], work: Work, peak: dict[str, float
 def _ratios(rivals: Sequence[Contestant]) -> dict[str, Any]:
     ours = next(c for c in rivals if c.role == "ours")
     default = next(c for c in rivals if c.role == "default")
-    best = min((c for c in rivals if c.role != "ours"), key=lambda c: c.seconds)
+    best = min((c for c in rivals if c.role in ("default", "setting")), key=lambda c: c.seconds)
     return {
         "ratio_to_default": default.seconds / ours.seconds,
         "ratio_to_best": best.seconds / ours.seconds,

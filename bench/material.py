@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from bench.peak import DTYPES, matrix_peak
 from instruct.readers import InstructionData, read_instructions
@@ -30,8 +31,32 @@ ROLES = 4  # tokens of the chat template
 def main(folder: Path, source: str, n_rows: int, size: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     raw = json.loads(Path(source).read_text())
-    vocabulary, hidden, feed_forward, layers, heads = SIZES[size]
-    tokenizer = make_tokenizer(("\n".join(row.values()) for row in raw), vocabulary - ROLES)
+    model, tokenizer = make_model(folder, ("\n".join(row.values()) for row in raw), SIZES[size])
+    (folder / "rows.json").write_text(json.dumps(raw[:n_rows]))
+    data = read_instructions(InstructionData(format="alpaca", path=str(folder / "rows.json"), eval_fraction=0.0))
+    trees = [conversation_tree(row.messages, ChatFormat(tokenizer)) for row in data.train]
+    (folder / "columns.json").write_text(json.dumps(conversation_columns(trees)))
+    lengths, targets = [tree.n_tokens for tree in trees], sum(tree.n_targets for tree in trees)
+    outer = model.get_output_embeddings().weight.numel()
+    inner = model.num_parameters() - outer - model.get_input_embeddings().weight.numel()
+    attention = 6 * model.config.num_hidden_layers * model.config.hidden_size * sum(n * n for n in lengths)
+    facts = {
+        "parameters": model.num_parameters(),
+        "samples": len(trees),
+        "tokens": sum(lengths),
+        "targets": targets,
+        "flops": 6 * inner * sum(lengths) + 6 * outer * targets + attention,
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+    write_peak(folder, quick=size == "tiny")
+
+
+def make_model(
+    folder: Path, texts: Iterable[str], sizes: tuple[int, ...]
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """A Llama of random weights and a tokenizer learnt from the texts, with a chat template, saved in model/."""
+    vocabulary, hidden, feed_forward, layers, heads = sizes
+    tokenizer = make_tokenizer(texts, vocabulary - ROLES)
     add_chat_template(tokenizer)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -49,23 +74,12 @@ def main(folder: Path, source: str, n_rows: int, size: str) -> None:
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    (folder / "rows.json").write_text(json.dumps(raw[:n_rows]))
-    data = read_instructions(InstructionData(format="alpaca", path=str(folder / "rows.json"), eval_fraction=0.0))
-    trees = [conversation_tree(row.messages, ChatFormat(tokenizer)) for row in data.train]
-    (folder / "columns.json").write_text(json.dumps(conversation_columns(trees)))
-    lengths, targets = [tree.n_tokens for tree in trees], sum(tree.n_targets for tree in trees)
-    outer = model.get_output_embeddings().weight.numel()
-    inner = model.num_parameters() - outer - model.get_input_embeddings().weight.numel()
-    attention = 6 * layers * hidden * sum(n * n for n in lengths)  # two products of causal halves, thrice
-    facts = {
-        "parameters": model.num_parameters(),
-        "samples": len(trees),
-        "tokens": sum(lengths),
-        "targets": targets,
-        "flops": 6 * inner * sum(lengths) + 6 * outer * targets + attention,
-    }
-    (folder / "facts.json").write_text(json.dumps(facts))
-    peak = {name: matrix_peak(dtype, seconds=0.1 if size == "tiny" else 2.0) for name, dtype in DTYPES.items()}
+    return model, tokenizer
+
+
+def write_peak(folder: Path, quick: bool) -> None:
+    """The processor's matrix peak by precision."""
+    peak = {name: matrix_peak(dtype, seconds=0.1 if quick else 2.0) for name, dtype in DTYPES.items()}
     (folder / "peak.json").write_text(json.dumps(peak))
 
 

@@ -60,7 +60,9 @@ def run(cfg: DPOStage) -> Artifact:
         data = read_rankings(cfg.data)
         run.say(str(data))
         rows = preference_rows(data.train, chat, cfg.layout, length)
-        batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
+        batches = ShuffledBatches(
+            rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
+        )
         objective = PreferenceObjective(cfg.loss)
         held = preference_rows(data.eval, chat, cfg.layout, length) if data.eval else None
         reference = policy if cfg.adapter.starts_at_model else load_policy(folder, cfg.model)[0]

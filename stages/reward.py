@@ -80,7 +80,9 @@ def run(cfg: RewardStage) -> Artifact:
         held_rows = RankingRows(held, chat, cfg.layout, length) if held else None
         objective, found = RankingObjective(cfg.loss), {}
         model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter, base=folder)
-        batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
+        batches = ShuffledBatches(
+            rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
+        )
         if cfg.engine == "trl":
             engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
             engine.reward(model, rows.labels, center=cfg.loss.center)

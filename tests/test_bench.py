@@ -60,11 +60,12 @@ def test_a_command_that_fails_says_what_it_said() -> None:
     assert caught.value.returncode == 1
 
 
-def test_sft_trains_both_sides_alike(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.sft", "--quick", "--threads", "1", "--outputs", str(tmp_path)]
+@pytest.mark.parametrize("subject", ["sft", "reward", "dpo"])
+def test_both_sides_train_alike(subject: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"bench.{subject}", "--quick", "--threads", "1", "--outputs", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0 and "| ours, fp32 |" in ended.stdout, ended.stderr
-    found = json.loads((tmp_path / "sft.json").read_text())
+    found = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert [row["role"] for row in found["rows"]] == ["ours", "default"]
     assert found["agreement"]["fp32 TRL, default"]["loss"] < 1e-4
     assert found["ratio_to_default"] > 0

@@ -1,0 +1,113 @@
+"""What bench.reward and bench.dpo share: the contestants, the material, the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from bench.harness import (
+    ROOT,
+    Contestant,
+    Work,
+    machine,
+    peak_memory,
+    python,
+    race,
+    reported_outcome,
+    results,
+    stage_outcome,
+    table,
+    write,
+)
+
+REAL = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data"))
+SOURCES = {"pairs": "hh_harmless_pairs.jsonl", "short": "hh_harmless_pairs.jsonl", "kwise": "kwise_oasst.jsonl"}
+BATCH = {"pairs": 8, "short": 8, "kwise": 2, "quick": 8}  # rankings of a step
+RATE = 1e-4
+PAIRS_OF_FOUR = 6
+Settings = dict[str, object]
+
+
+def ours(stage: str, material: Path, precision: str, kind: str, name: str, module: str, *more: str) -> Contestant:
+    """A stage of ours, or a benchmark's module that runs one, on the rankings."""
+    steps = ["shuffle=false", f"batch_size={BATCH[kind]}", f"learning_rate={RATE}", "schedule=constant"]
+    steps += ["beta2=0.999", f"bf16={precision == 'bf16'}", "log_every=1", "save_every=0"]
+    options = [f"model.path={material / 'model'}", "data=kwise", f"data.path={material / 'rankings.jsonl'}"]
+    options += ["data.eval_fraction=0", "name=run", "tracking=none", *(f"trainer.{step}" for step in steps), *more]
+    return Contestant(
+        name,
+        precision,
+        "ours" if name == "ours" else "without",
+        " ".join((f"python -m {module}", *more)),
+        lambda folder: python(module, f"outputs={folder}", *options),
+        partial(stage_outcome, stage=stage),
+    )
+
+
+def peer(trainer: str, material: Path, precision: str, kind: str, name: str, settings: Settings) -> Contestant:
+    """TRL's trainer on all pairs with these settings beside what must be equal."""
+    pairs = BATCH[kind] * (PAIRS_OF_FOUR if kind == "kwise" else 1)
+    micro = pairs // int(str(settings.get("gradient_accumulation_steps", 1)))
+    equal: Settings = {"bf16": precision == "bf16", "learning_rate": RATE, "per_device_train_batch_size": micro}
+    options = json.dumps(equal | settings)
+    return Contestant(
+        f"TRL, {name}",
+        precision,
+        "setting" if settings else "default",
+        " ".join(f"{key}={value}" for key, value in settings.items()) or "as it comes",
+        lambda folder: python("bench.trl_rankings", trainer, str(material), str(folder), options),
+        reported_outcome,
+    )
+
+
+def run(
+    subject: str,
+    flops: str,
+    contestants: Callable[[Path, str, str], Sequence[Contestant]],
+    given: argparse.Namespace,
+) -> None:
+    """Make the material, let all race, print the table, write <outputs>/<subject>.json."""
+    kind = "quick" if given.quick else given.kind
+    size = "tiny" if given.quick else "10m" if given.vocabulary == "8k" else "10m-32k"
+    material = given.outputs / f"material-{subject}-{kind}-{size}"
+    material.mkdir(parents=True, exist_ok=True)
+    source = REAL / SOURCES.get(kind, "")
+    if not given.quick and not source.is_file():
+        sys.exit(f"error: {source}: no such file; set HHH_REAL_DATA to the folder of real data, or say --quick")
+    about = machine(given.threads)
+    peak_memory(
+        python("bench.ranking_material", str(material), str(source), str(given.rows), size, kind), given.threads
+    )
+    facts, peak = (json.loads((material / name).read_text()) for name in ("facts.json", "peak.json"))
+    precisions = ("fp32",) if given.quick else tuple(given.precisions)
+    sides = [side for precision in precisions for side in contestants(material, precision, kind)]
+    sides = [side for side in sides if not given.only or side.name in ("ours", "TRL, default", *given.only)]
+    work = Work(facts["samples"], facts["targets"], facts[flops])
+    beside = {"machine": about, "matrix_peak_gflops": peak, "model_and_rows": facts}
+    place = given.outputs / f"{subject}-{kind}-{given.vocabulary}.json"
+
+    def keep(agreed: dict[str, object]) -> None:
+        write({"subject": subject, **beside, "agreement": agreed, **results(sides, work, peak)}, place)
+
+    race(sides, 1 if given.quick else given.repetitions, given.threads, keep)
+    print(f"prompts are {facts['prompt_share']:.0%} of the sequences\n\n{table(results(sides, work, peak))}")
+
+
+def arguments(about: str, kinds: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tiny model, made-up pairs, once: does it run at all?")
+    parser.add_argument("--kind", default="pairs", choices=kinds, help="hh-rlhf, with its last turns alone, K = 4")
+    parser.add_argument("--vocabulary", default="8k", choices=("8k", "32k"))
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    parser.add_argument("--only", nargs="*", default=[], help="names of contestants beside ours and TRL's default")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
+    return parser.parse_args()
