@@ -1,8 +1,9 @@
 """Every fine-tuning method on the embedded world: python -m bench.methods --base outputs/demo/base
 
 Each method tunes the same base on the same demonstrations, in a process of its own: `python -m stages.sft adapter=…`
-with the pipeline's configuration, one pass. Each is trained at every rate of RATES and measured at the one with the
-lowest held-out loss. Prints a table for docs/methods.md. What is trained already is not trained again.
+with the pipeline's configuration, one pass. Each is trained at higher and higher rates until its held-out loss is no
+lower than at the one before, and measured at the best. Prints a table for docs/methods.md. What is trained already is
+not trained again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from models.scorer import AXES
 from stages.world_panel import WorldPanel
 from train.artifact import read_artifact
 
-RATES = ("2e-3", "1e-2")
+RATES = ("2e-3", "1e-2", "5e-2", "2.5e-1")
 QUICK = ("data.limit=60", "replay.limit=20", "trainer.max_steps=2", "trainer.batch_size=8")
 COLUMNS = {  # of the table: (title, format)
     "method": ("`adapter=`", "{}"),
@@ -70,11 +71,20 @@ def train(method: str, rate: str, base: Path, outputs: Path, threads: int, more:
     return outputs / f"{method}-{rate}" / "sft"
 
 
-def best(trained: Mapping[str, Path | None]) -> tuple[str, Path]:
-    """Rate and artefact with the lowest held-out loss."""
-    losses = {rate: manifest(place)["metrics"]["eval_nll"] for rate, place in trained.items() if place is not None}
-    rate = min(losses, key=losses.__getitem__)
-    return rate, trained[rate]
+def best(trained: Callable[[str], Path | None], rates: Sequence[str]) -> tuple[str, Path]:
+    """Rate and artefact with the lowest held-out loss, climbing until it rises. trained: the artefact of a rate."""
+    found: tuple[str, Path] | None = None
+    lowest = math.inf
+    for rate in rates:
+        artefact = trained(rate)
+        loss = math.inf if artefact is None else manifest(artefact)["metrics"]["eval_nll"]
+        if loss >= lowest:
+            break
+        if artefact is not None:
+            found, lowest = (rate, artefact), loss
+    if found is None:
+        raise SystemExit(f"error: no rate of {', '.join(rates)} leaves finite numbers")
+    return found
 
 
 def manifest(artefact: Path) -> Mapping[str, Any]:
@@ -140,8 +150,11 @@ def main(base: Path, methods: list[str], quick: bool, per_family: int, threads: 
     panel, about, rows = WorldPanel(0, 1 if quick else per_family), machine(threads), []
     before = perplexity(subject(base / "model"), panel)
     for method in methods:
-        trained = {rate: train(method, rate, base, outputs / "methods", threads, more) for rate in rates}
-        rows.append(row(method, *best(trained), base, panel, before))
+
+        def trained(rate: str, method: str = method) -> Path | None:
+            return train(method, rate, base, outputs / "methods", threads, more)
+
+        rows.append(row(method, *best(trained, rates), base, panel, before))
         print(f"  {json.dumps(rows[-1])}", file=sys.stderr)
         found = {"subject": "methods", "machine": about, "rates": rates, "perplexity_before": before, "rows": rows}
         write(found, outputs / "methods.json")
