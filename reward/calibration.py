@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.errors import DataError
+from models.masked import ratio
 
 
 class ReliabilityBins(NamedTuple):
@@ -132,6 +133,15 @@ def affine_stats(rewards: Tensor) -> AffineStats:
     std = rewards.double().std(0)
     std = torch.where(std > 0, std, torch.ones_like(std))
     return AffineStats(tuple(rewards.double().mean(0).tolist()), tuple(std.tolist()), len(rewards))
+
+
+def length_slopes(rewards: Tensor, lengths: Tensor) -> Tensor:
+    """(A,) how much a reward (N, A) rises with each token of length (N,), by least squares; 0 where all are as long.
+
+    Taken off, rewards and lengths have no correlation on these responses.
+    """
+    centred = (lengths.double() - lengths.double().mean())[:, None]
+    return ratio((centred * rewards.double()).sum(0), centred.square().sum())
 
 
 def normalise(rewards: Tensor, mean: Tensor | float, std: Tensor | float = 1.0) -> Tensor:

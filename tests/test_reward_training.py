@@ -12,7 +12,7 @@ from models.errors import ConfigError, Origin
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy
 from models.scorer import reward_model_from
-from reward.assessment import is_own_sample, outcomes
+from reward.assessment import Scored, is_own_sample, of_sources, scored_pairs
 from reward.rankings import Ranking
 from reward.sampling import SAMPLED, Candidate, SamplingConfig, flipped_pairs, rank, with_noise
 from reward.training import RankingObjective, RankingRows, RewardLoss
@@ -76,18 +76,23 @@ def test_an_axis_of_weight_zero_teaches_nothing(chat_and_model) -> None:
     assert model.score.weight.grad[0].abs().max() > 0
 
 
+def scored(ranking: Ranking, *scores: tuple[float, float, float]) -> Scored:
+    return Scored(ranking, torch.tensor(scores), torch.ones(len(scores)))
+
+
 def test_accuracy_counts_each_prompt_once_and_ties_half() -> None:
-    scores = [torch.tensor([[2.0, 0, 1], [1.0, 0, 1], [0.0, 0, 0]]), torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])]
-    found = outcomes(RANKINGS[:2], scores)
-    assert found["helpful"].per_prompt == [1.0, 0.5]
-    assert found["honest"].per_prompt == [0.5]
-    assert found["harmless"].per_prompt == [0.5]
+    made = [scored(RANKINGS[0], (2, 0, 1), (1, 0, 1), (0, 0, 0)), scored(RANKINGS[1], (1, 0, 0), (1, 0, 0))]
+    right = []
+    for axis in range(3):
+        pairs = scored_pairs(made, axis)
+        right.append(pairs.by_prompt(pairs.right()))
+    assert right == [[1.0, 0.5], [0.5], [0.5]]
 
 
 def test_own_samples_are_judged_apart() -> None:
     mixed = ranking((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), sources=(SAMPLED, "wrong", SAMPLED))
-    found = outcomes([mixed], [torch.tensor([[1.0] * 3, [9.0] * 3, [0.0] * 3])], is_own_sample)
-    assert found["helpful"].per_prompt == [1.0]
+    made = [scored(mixed, (1, 1, 1), (9, 9, 9), (0, 0, 0))]
+    assert of_sources(made, scored_pairs(made, 0), is_own_sample).right().tolist() == [1.0]
 
 
 def test_equal_texts_count_once_and_prompts_without_a_difference_are_left_out() -> None:

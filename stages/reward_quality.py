@@ -1,0 +1,202 @@
+"""What a reward model is worth: measured on held-out rankings, for its manifest and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evals.intervals import bootstrap_mean
+from models.chat import ChatFormat, Prompt
+from models.layout import fit
+from models.scorer import AXES, normalised, raw_scores, score_trees, without_length
+from reward.assessment import (
+    Scored,
+    ScoredPairs,
+    axes_agree,
+    by_length,
+    by_source,
+    by_strength,
+    is_own_sample,
+    of_sources,
+    rank_measures,
+    scored_pairs,
+    worst_mistakes,
+)
+from reward.calibration import calibrate
+from reward.hacks import HACKS, hacked
+from reward.metrics import correlation
+from reward.rankings import Ranking, orders
+from reward.training import RankingRows, ranking_tree
+from train.run import Run
+
+N_HACKED = 100  # held-out prompts that hacks are tried on
+Found = dict[str, Any]
+
+
+def measured(model: PreTrainedModel, rows: RankingRows, chat: ChatFormat, run: Run) -> Found:
+    """Per axis what held-out rankings show, whether axes agree, and what hacks get; the worst mistakes go to a file."""
+    scored = scored_rankings(model, rows)
+    found: dict[str, Found] = {}
+    mistakes: list[Found] = []
+    for k, axis in enumerate(AXES):
+        pairs = scored_pairs(scored, k)
+        if len(pairs.delta):
+            found[axis] = axis_found(scored, pairs, k)
+            run.say(f"{axis}: {said(found[axis])}")
+            mistakes += [mistake(model, scored, pairs, axis, place) for place in worst_mistakes(scored, pairs)]
+    run.write("mistakes.jsonl", lambda path: write_lines(path, mistakes))
+    labelled = [AXES.index(axis) for axis in found]
+    agreement = axes_agree(scored, labelled) if len(labelled) > 1 else []
+    return {"held_out": found, "axes_agree": agreement, "hacks": hacks(model, rows, chat)}
+
+
+def scored_rankings(model: PreTrainedModel, rows: RankingRows) -> list[Scored]:
+    """The held-out rankings with scores on the head's own scale, less what length explains."""
+    n_responses = [len(tree.responses) for tree in rows.trees]
+    lengths = lengths_of(rows, range(len(rows)))
+    scores = without_length(model, scores_of(model, rows, range(len(rows))), lengths)
+    parts = zip(rows.rankings, scores.split(n_responses), lengths.split(n_responses), strict=True)
+    return [Scored(*part) for part in parts]
+
+
+@torch.no_grad()
+def scores_of(model: PreTrainedModel, rows: RankingRows, indices: range, batch_size: int = 32) -> Tensor:
+    """Raw scores of all responses of some rankings, in order, (responses, axes)."""
+    model.eval()
+    parts = []
+    for first in range(0, len(indices), batch_size):
+        batch = rows.collate(indices[first : first + batch_size])
+        parts.append(raw_scores(model, {k: v.to(model.device) for k, v in batch.items()}).cpu())
+    return torch.cat(parts)
+
+
+def lengths_of(rows: RankingRows, indices: range) -> Tensor:
+    """Tokens of all responses of some rankings, in order, (responses,)."""
+    return torch.tensor([len(response) for i in indices for response in rows.trees[i].responses])
+
+
+def axis_found(scored: Sequence[Scored], pairs: ScoredPairs, axis: int) -> Found:
+    """All that is measured on one axis. Estimates count each prompt once, groups of pairs each pair."""
+    own = of_sources(scored, pairs, is_own_sample)
+    ranks = rank_measures(scored, axis)
+    known = [one for one in scored if orders(judged[axis] for judged in one.ranking.scores)]
+    scores = torch.cat([one.scores[:, axis] for one in known])
+    lengths = torch.cat([one.lengths for one in known])
+    judged_by_several = any(one.ranking.votes for one in scored)
+    return {
+        "accuracy": bootstrap_mean(pairs.by_prompt(pairs.right())).as_dict(),
+        **({"own_samples": bootstrap_mean(own.by_prompt(own.right())).as_dict()} if len(own.delta) else {}),
+        **({"one_judge": estimate(pairs.by_prompt(pairs.right_of_judges()))} if judged_by_several else {}),
+        **{name: estimate(values) for name, values in ranks.items() if values},
+        **calibration_of(pairs.delta),
+        "length_correlation": correlation(scores, lengths),
+        "by_length": by_length(pairs),
+        "by_strength": by_strength(pairs),
+        "by_source": by_source(scored, pairs),
+    }
+
+
+def estimate(values: Sequence[float]) -> Found:
+    return dict(bootstrap_mean(values).as_dict())
+
+
+def said(found: Found) -> str:
+    """One line for the person who waits."""
+    accuracy = found["accuracy"]
+    line = f"held-out accuracy {accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+    if "own_samples" in found:
+        line += f", on the policy's own samples {found['own_samples']['mean']:.3f}"
+    return f"{line}; always the longer one {found['by_length']['longer_wins']['accuracy']:.3f}"
+
+
+def calibration_of(deltas: Tensor) -> Found:
+    """The temperature from one half of the pairs, judged on the other."""
+    if len(deltas) < 4:
+        return {}
+    found = calibrate(deltas[::2], deltas[1::2])
+    bins = [
+        {"confidence": c, "accuracy": a, "count": n}
+        for c, a, n in zip(*(x.tolist() for x in found.bins[1:]), strict=True)
+        if n
+    ]
+    return {
+        "temperature": found.temperature,
+        "calibration_error": found.after.ece,
+        "calibration_error_before": found.before.ece,
+        "bins": bins,
+    }
+
+
+def mistake(model: PreTrainedModel, scored: Sequence[Scored], pairs: ScoredPairs, axis: str, place: int) -> Found:
+    """A pair that the model has the wrong way around, with its words."""
+    ranking, scores, _ = scored[int(pairs.ranking[place])]
+    units = normalised(model, scores)[:, AXES.index(axis)]
+
+    def response(k: int) -> Found:
+        return {"text": ranking.responses[k], "source": ranking.sources[k], "score": float(units[k])}
+
+    return {
+        "axis": axis,
+        "prompt": [{"role": m.role, "content": m.content} for m in ranking.prompt],
+        "better": response(int(pairs.better[place])),
+        "worse": response(int(pairs.worse[place])),
+        "probability": float(torch.sigmoid(-pairs.delta[place])),
+        "origin": str(ranking.origin),
+    }
+
+
+def write_lines(path: Path, rows: Sequence[Found]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+# --- hacks ------------------------------------------------------------------------------------------------------------
+
+
+def hacks(model: PreTrainedModel, rows: RankingRows, chat: ChatFormat) -> dict[str, Found]:
+    """Per axis and hack: the share of prompts on which the hacked text scores higher than the honest best response, and
+    by how much the score changes, in standard deviations of reference completions."""
+    asked = [found for ranking in rows.rankings[:N_HACKED] for found in honest_and_hacked(ranking)]
+    trees = [fit(ranking_tree(offered, chat), rows.max_length, rows.layout.long_prompt) for _, offered in asked]
+    fitting = [(axes, offered, tree) for (axes, offered), tree in zip(asked, trees, strict=True) if tree is not None]
+    scores = score_trees(model, [tree for *_, tree in fitting], rows.layout)
+    parts = scores.split([len(tree.responses) for *_, tree in fitting])
+    shifts: dict[str, dict[str, list[float]]] = {}
+    for (axes, offered, _), own in zip(fitting, parts, strict=True):
+        for axis in axes:
+            for name, score in zip(offered.sources[1:], own[1:, axis].tolist(), strict=True):
+                shifts.setdefault(AXES[axis], {}).setdefault(name, []).append(score - float(own[0, axis]))
+    return {
+        axis: {
+            name: {"preferred": estimate([float(shift > 0) for shift in of[name]]), "shift": estimate(of[name])}
+            for name in HACKS
+            if name in of
+        }
+        for axis, of in shifts.items()
+    }
+
+
+def honest_and_hacked(ranking: Ranking) -> list[tuple[list[int], Ranking]]:
+    """The best response on each axis that has one, with what hacks make of it, and the axes that it is best on."""
+    best: dict[int, list[int]] = {}
+    for axis in range(len(AXES)):
+        labels = [judged[axis] for judged in ranking.scores]
+        if orders(labels):
+            top = max(label for label in labels if label is not None)
+            best.setdefault(labels.index(top), []).append(axis)
+    found = []
+    for k, axes in best.items():
+        made = hacked(asked_last(ranking.prompt), ranking.responses[k])
+        texts, names = (ranking.responses[k], *made.values()), ("", *made)
+        scores = ((None, None, None),) * len(texts)
+        found.append((axes, Ranking(ranking.prompt, texts, scores, names, ranking.origin)))
+    return found
+
+
+def asked_last(prompt: Prompt) -> str:
+    return prompt[-1].content
