@@ -129,10 +129,10 @@ def numbers(columns: Sequence[str], rows: str) -> str:
 def groups_part(axes: Sequence[AxisQuality]) -> str:
     lengths = {label: of_length(name) for name, label in LENGTHS.items()}
     said = (
-        "Accuracy on pairs whose better response is shorter, of like length (within a tenth) or longer. The last row is "
-        "the accuracy of always picking the longer response: the baseline to beat."
+        "Accuracy on pairs whose better response is shorter, of like length (within a tenth) or longer. The last row "
+        "is the accuracy of always picking the longer response: the baseline to beat."
     )
-    strengths = {place: of_place(i) for i, place in enumerate(("least", "middle", "most"))}
+    strengths = {place: of_place(i) for i, place in enumerate(("least apart", "further apart", "furthest apart"))}
     told = "The same by how far the labels are apart: pairs that are hard to tell apart are expected to be lower."
     return (
         f'<h3>By length</h3><p class="lead">{said}</p>{table(axes, lengths)}'

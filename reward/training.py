@@ -91,9 +91,10 @@ def ranking_tree(ranking: Ranking, chat: ChatFormat, ended: Sequence[bool] | Non
 
 
 class RankingRows:
-    """Prompt trees with the labels of their responses. `n_dropped` rankings did not fit `max_length`.
+    """Prompt trees with the labels of their responses.
 
-    Raises DataError where none fits, and where a ranking has ties that the loss has no likelihood of.
+    Left out are `n_dropped` rankings that did not fit `max_length`, and `n_alike` of which two responses are the same
+    once they are cut to it. Raises DataError where none is left, and where the loss has no likelihood for a tie.
     """
 
     def __init__(
@@ -105,12 +106,14 @@ class RankingRows:
         loss: RewardLoss | None = None,
     ) -> None:
         fitted = [(r, fit(ranking_tree(r, chat), max_length, layout.long_prompt)) for r in rankings]
-        self.rankings = [r for r, tree in fitted if tree is not None]
-        self.trees = [tree for _, tree in fitted if tree is not None]
+        whole = [(r, tree) for r, tree in fitted if tree is not None]
+        kept = [(r, tree) for r, tree in whole if len(set(map(tuple, tree.responses))) == len(tree.responses)]
+        self.n_dropped, self.n_alike = len(fitted) - len(whole), len(whole) - len(kept)
+        if not kept:
+            cut = f", {self.n_alike} of them because cut responses are alike" if self.n_alike else ""
+            raise DataError(f"none of {len(fitted)} rankings fits {max_length} tokens{cut}; raise layout.max_length")
+        self.rankings, self.trees = [r for r, _ in kept], [tree for _, tree in kept]
         self.labels = [labels_of(r) for r in self.rankings]
-        self.n_dropped = len(fitted) - len(self.trees)
-        if not self.trees:
-            raise DataError(f"none of {len(fitted)} rankings fits {max_length} tokens; raise layout.max_length")
         self.layout, self.max_length, self.loss = layout, max_length, loss or RewardLoss()
         if self.loss.name == "plackett_luce":
             for ranking in self.rankings:

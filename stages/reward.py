@@ -19,7 +19,7 @@ from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
 from models.options import RUNTIME
-from models.scorer import reward_model_from, without_length
+from models.scorer import AXES, reward_model_from, without_length
 from reward.calibration import affine_stats, length_slopes
 from reward.rankings import write_rankings
 from reward.readers import RankingData, RankingSplit, read_rankings
@@ -89,16 +89,19 @@ def run(cfg: RewardStage) -> Artifact:
         else:
             measure = partial(held_out, model, held_rows, objective) if held_rows and cfg.trainer.eval_every else None
             found = run.train(model, batches, objective, cfg.trainer, measure=measure)
-        normalise(model, rows, length_control=cfg.length_control)
-        metrics: dict[str, object] = {"rankings": len(rows), "rankings_dropped": rows.n_dropped, **found}
+        for axis in normalise(model, rows, length_control=cfg.length_control):
+            run.say(f"{axis}: all reference completions score the same; its scores say nothing")
+        dropped = {"rankings_dropped": rows.n_dropped, "rankings_cut_alike": rows.n_alike}
+        metrics: dict[str, object] = {"rankings": len(rows), **dropped, **found}
         if held_rows:
             metrics |= measured(model, held_rows, chat, run)
         return run.seal("reward", model=model, tokenizer=tokenizer, metrics=metrics, facts=facts)
 
 
-def normalise(model: PreTrainedModel, rows: RankingRows, *, length_control: bool, n: int = 512) -> None:
+def normalise(model: PreTrainedModel, rows: RankingRows, *, length_control: bool, n: int = 512) -> list[str]:
     """Mean and spread of each axis on reference completions go into the model's config: the policy's own samples where
-    the rankings name them, all responses otherwise. length_control: what length explains goes there too, and off."""
+    the rankings name them, all responses otherwise. length_control: what length explains goes there too, and is taken
+    off. Returns the axes whose scores are all the same."""
     first = range(min(n, len(rows)))
     scores, lengths = scores_of(model, rows, first), lengths_of(rows, first)
     own = torch.tensor([source == SAMPLED for r in rows.rankings[:n] for source in r.sources])
@@ -107,8 +110,10 @@ def normalise(model: PreTrainedModel, rows: RankingRows, *, length_control: bool
     if length_control:
         model.config.reward_length_slope = length_slopes(scores, lengths).tolist()
         model.config.reward_length_mean = float(lengths.double().mean())
-    stats = affine_stats(without_length(model, scores, lengths))
+    scores = without_length(model, scores, lengths)
+    stats = affine_stats(scores)
     model.config.reward_mean, model.config.reward_std = list(stats.mean), list(stats.std)
+    return [axis for axis, column in zip(AXES, scores.T, strict=True) if (column == column[0]).all()]
 
 
 def facts_of(data: RankingSplit) -> dict[str, object]:

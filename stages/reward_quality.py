@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from evals.intervals import bootstrap_mean
 from models.chat import ChatFormat, Prompt
+from models.errors import NumericsError
 from models.layout import fit
 from models.scorer import AXES, normalised, raw_scores, score_trees, without_length
 from reward.assessment import (
@@ -67,12 +68,22 @@ def scored_rankings(model: PreTrainedModel, rows: RankingRows) -> list[Scored]:
 
 @torch.no_grad()
 def scores_of(model: PreTrainedModel, rows: RankingRows, indices: range, batch_size: int = 32) -> Tensor:
-    """Raw scores of all responses of some rankings, in order, (responses, axes)."""
+    """Raw scores of all responses of some rankings, in order, (responses, axes).
+
+    Raises NumericsError naming the first ranking that has a score which is not a number.
+    """
     model.eval()
     parts = []
     for first in range(0, len(indices), batch_size):
         batch = rows.collate(indices[first : first + batch_size])
         parts.append(raw_scores(model, {k: v.to(model.device) for k, v in batch.items()}).cpu())
+        if not parts[-1].isfinite().all():
+            response = int(parts[-1].isfinite().all(1).logical_not().nonzero()[0])
+            ranking = rows.rankings[indices[first + int(batch["prompt"][response])]]
+            raise NumericsError(
+                f"{ranking.origin}: a response to this prompt has a score that is not a number; look at the model that "
+                "training started from, or lower trainer.learning_rate"
+            )
     return torch.cat(parts)
 
 
