@@ -115,8 +115,11 @@ def test_length_control_leaves_no_correlation_with_length_wherever_scores_are_re
 
 
 def test_a_tie_is_no_whole_order_and_is_named_with_its_row(tiny: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"what is {i} ?", "responses": [{"text": t, "rank": r} for t, r in zip("abc", ranks, strict=True)]}
-            for i, ranks in enumerate(((1, 2, 3), (1, 1, 2)))]  # fmt: skip
+    orders = ((1, 2, 3), (1, 1, 2))
+    rows = [
+        {"prompt": f"what is {i} ?", "responses": [{"text": f"a {k}", "rank": rank} for k, rank in enumerate(ranks)]}
+        for i, ranks in enumerate(orders)
+    ]
     asked = options(tiny, tmp_path, rows, "data.eval_fraction=0", "loss.name=plackett_luce")
     ended = stage("reward", *asked, cwd=tmp_path)
     assert ended.code == 3 and "rows.jsonl:2: two responses tie on helpful" in ended.error
