@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from models.errors import DataError
 from models.reading import Reading, UnusableRow
 from reward.rankings import Ranking, merged, why_unusable
 
@@ -27,8 +26,6 @@ def grouped(rows: Sequence[Ranking], readings: Sequence[Reading]) -> list[Rankin
             reading = next(reading for reading in readings if reading.path == row.origin.path)
             reading.reject(UnusableRow(row.origin, str(reason)))
             reading.n_kept, reading.n_records = reading.n_kept - 1, reading.n_records - 1
-    if rows and not found:
-        raise DataError(f"{rows[0].origin.path}: none of {len(by_prompt)} prompts has two responses in an order")
     return found
 
 

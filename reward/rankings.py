@@ -62,7 +62,14 @@ def why_unusable(ranking: Ranking) -> str | None:
     """Why nothing is learnt from the ranking of distinct responses, None where something is."""
     if len(ranking.responses) == 1:
         return "all responses are equal"
-    return None if any(orders(axis) for axis in zip(*ranking.scores, strict=True)) else "all responses tie"
+    if not orders_any(ranking.scores):
+        return "all responses tie"
+    return None if any(map(orders_any, ranking.judgements)) else "no judge has seen two responses"
+
+
+def orders_any(judgement: Sequence[AxisScores]) -> bool:
+    """Whether one judge's scores put any two responses in an order, on any axis."""
+    return any(orders(axis) for axis in zip(*judgement, strict=True))
 
 
 def orders(axis: Iterable[float | None]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from models.errors import BadRow, ConfigError
+from models.errors import BadRow, ConfigError, DataError
 from models.reading import Row, UnusableRow
 from models.scorer import AXES
 from models.split import DataSource, Split, check_choice, prompt_key, read_split
@@ -21,7 +21,7 @@ from reward.grouping import grouped
 from reward.judged import Judged, Judgement
 from reward.kwise_forms import best_of_n, gsm8k, kwise, xstest
 from reward.pair_forms import hh, llmbar, pairs, sharegpt_pairs, stack_exchange
-from reward.rankings import AxisScores, Ranking, merged, orders, why_unusable
+from reward.rankings import AxisScores, Ranking, merged, orders_any, why_unusable
 from reward.rated_forms import Scales, helpsteer, rated, ultrafeedback
 
 FORMATS: dict[str, Callable[[Row], Judged]] = {
@@ -96,21 +96,24 @@ def read_rankings(data: RankingData) -> RankingSplit:
     )
     agreement, alone = JudgesAgreement(), data.format in ONE_ANSWER_A_ROW
 
+    def by_annotators(ranking: Ranking) -> Ranking:
+        agreement.add(ranking.votes)
+        return _of_one_judge(ranking, data.seed) if data.annotators == "sample" else ranking
+
     def rankings(row: Row) -> list[Ranking]:
         judged = reader(row)
         ranking = _ranking(row, judged, data.axes)
-        if judged.votes and not judged.compared:
-            agreement.add(ranking.votes)
-            ranking = _of_one_judge(ranking, data.seed) if data.annotators == "sample" else ranking
         if not alone:
             _check_order(ranking)
-        return [ranking]
+        return [ranking if alone or judged.compared else by_annotators(ranking)]
 
     split = read_split(data, rankings, lambda ranking: prompt_key(ranking.prompt))
-    sides = [split.train, split.eval]
+    train, held = split.train, split.eval
     if alone:
-        sides = [grouped(side, split.readings) for side in sides]
-    return RankingSplit(sides[0], sides[1], split.readings, agreement)
+        train, held = ([by_annotators(r) for r in grouped(side, split.readings)] for side in (train, held))
+    if not train:
+        raise DataError(f"{data.path}: no prompt that is not held out has two responses in an order; {split}")
+    return RankingSplit(train, held, split.readings, agreement)
 
 
 def _ranking(row: Row, judged: Judged, axes: Sequence[str]) -> Ranking:
@@ -133,8 +136,8 @@ def _check_order(ranking: Ranking) -> None:
 
 def _of_one_judge(ranking: Ranking, seed: int) -> Ranking:
     """The ranking as one of its judges has it, drawn from those who order something."""
-    ordering = [plane for plane in ranking.votes if any(map(orders, zip(*plane, strict=True)))]
-    drawn = random.Random(f"{seed}:{ranking.origin.line}").choice(ordering or ranking.votes)
+    ordering = [plane for plane in ranking.judgements if orders_any(plane)]
+    drawn = random.Random(f"{seed}:{ranking.origin.line}").choice(ordering)
     return replace(ranking, scores=drawn, votes=())
 
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evals.intervals import bootstrap_mean
-from models.chat import ChatFormat, Prompt
+from models.chat import ChatFormat
 from models.errors import NumericsError
-from models.layout import fit
-from models.scorer import AXES, normalised, raw_scores, score_trees, without_length
+from models.scorer import AXES, normalised, raw_scores, without_length
 from reward.assessment import (
     Scored,
     ScoredPairs,
@@ -30,13 +29,12 @@ from reward.assessment import (
     worst_mistakes,
 )
 from reward.calibration import calibrate
-from reward.hacks import HACKS, hacked
 from reward.metrics import correlation
-from reward.rankings import Ranking, orders
-from reward.training import RankingRows, ranking_tree
+from reward.rankings import orders
+from reward.training import RankingRows
+from stages.reward_hacks import hacks
 from train.run import Run
 
-N_HACKED = 100  # held-out prompts that hacks are tried on
 Found = dict[str, Any]
 
 
@@ -164,50 +162,3 @@ def mistake(model: PreTrainedModel, scored: Sequence[Scored], pairs: ScoredPairs
 
 def write_lines(path: Path, rows: Sequence[Found]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-# --- hacks ------------------------------------------------------------------------------------------------------------
-
-
-def hacks(model: PreTrainedModel, rows: RankingRows, chat: ChatFormat) -> dict[str, Found]:
-    """Per axis and hack: the share of prompts on which the hacked text scores higher than the honest best response, and
-    by how much the score changes, in standard deviations of reference completions."""
-    asked = [found for ranking in rows.rankings[:N_HACKED] for found in honest_and_hacked(ranking)]
-    trees = [fit(ranking_tree(offered, chat), rows.max_length, rows.layout.long_prompt) for _, offered in asked]
-    fitting = [(axes, offered, tree) for (axes, offered), tree in zip(asked, trees, strict=True) if tree is not None]
-    scores = score_trees(model, [tree for *_, tree in fitting], rows.layout)
-    parts = scores.split([len(tree.responses) for *_, tree in fitting])
-    shifts: dict[str, dict[str, list[float]]] = {}
-    for (axes, offered, _), own in zip(fitting, parts, strict=True):
-        for axis in axes:
-            for name, score in zip(offered.sources[1:], own[1:, axis].tolist(), strict=True):
-                shifts.setdefault(AXES[axis], {}).setdefault(name, []).append(score - float(own[0, axis]))
-    return {
-        axis: {
-            name: {"preferred": estimate([float(shift > 0) for shift in of[name]]), "shift": estimate(of[name])}
-            for name in HACKS
-            if name in of
-        }
-        for axis, of in shifts.items()
-    }
-
-
-def honest_and_hacked(ranking: Ranking) -> list[tuple[list[int], Ranking]]:
-    """The best response on each axis that has one, with what hacks make of it, and the axes that it is best on."""
-    best: dict[int, list[int]] = {}
-    for axis in range(len(AXES)):
-        labels = [judged[axis] for judged in ranking.scores]
-        if orders(labels):
-            top = max(label for label in labels if label is not None)
-            best.setdefault(labels.index(top), []).append(axis)
-    found = []
-    for k, axes in best.items():
-        made = hacked(asked_last(ranking.prompt), ranking.responses[k])
-        texts, names = (ranking.responses[k], *made.values()), ("", *made)
-        scores = ((None, None, None),) * len(texts)
-        found.append((axes, Ranking(ranking.prompt, texts, scores, names, ranking.origin)))
-    return found
-
-
-def asked_last(prompt: Prompt) -> str:
-    return prompt[-1].content

@@ -177,8 +177,23 @@ def test_rows_of_one_prompt_become_one_ranking_and_every_row_is_accounted_for(tm
     assert (reading.n_kept, reading.n_rows) == (4, 7)
     with pytest.raises(DataError, match=r"rows\.jsonl:2: no other response to its prompt"):
         split_of(tmp_path, "helpsteer", *rows, on_unusable="error")
-    with pytest.raises(DataError, match="none of 1 prompts has two responses in an order"):
+    with pytest.raises(DataError, match="no prompt that is not held out has two responses in an order"):
         split_of(tmp_path, "helpsteer", rows[1])
+
+
+def test_rows_of_one_prompt_may_have_several_judges(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "response": t, "helpfulness": h} for t, h in (("a", [4, 3]), ("b", [2, 4]), ("c", [1, 1]))]
+    split = split_of(tmp_path, "helpsteer", *rows)
+    assert split.train[0].votes == (helpful(0.75, 0.25, 0.0), helpful(0.5, 0.75, 0.0))
+    assert split.agreement.as_dict()["helpful"]["share"] == pytest.approx(2 / 3)
+    [drawn] = split_of(tmp_path, "helpsteer", *rows, annotators="sample").train
+    assert drawn.scores in split.train[0].votes
+
+
+def test_judges_of_whom_none_has_seen_two_responses_order_nothing(tmp_path: Path) -> None:
+    row = {"prompt": "p", "responses": texts({"helpful": [1, None]}, {"helpful": [None, 0]})}
+    reading = split_of(tmp_path, "kwise", row, JUDGED).readings[0]
+    assert reading.dropped == {"no judge has seen two responses": [1]}
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_every_real_file_of_rankings_is_trained_on_and_every_row_accounted_for(
     held = sum(1 for _ in (made.folder / "held_out.jsonl").open())
     used = metrics["rankings"] + metrics["rankings_dropped"] + metrics["rankings_cut_alike"]
     assert reading["kept"] == used + held
-    assert set(metrics["held_out"]) == set(metrics["hacks"]) == axes
+    assert set(metrics["held_out"]) == axes and set(metrics["hacks"]) <= axes
     assert all(0 <= found["accuracy"]["mean"] <= 1 for found in metrics["held_out"].values())
 
 

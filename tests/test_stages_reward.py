@@ -30,8 +30,9 @@ JUDGED = [
         "prompt": f"what is the capital of {name} {i} ? <script>",
         "responses": [
             {"text": "the capital is lima .", "rank": [1, 1, 2], "source": "human"},
-            {"text": "i do not know .", "rank": [2, 3, 1]},
-            {"text": f"go to the library {i} . " * (1 + i % 4), "rank": [3, 2, 3]},
+            # every other time the worst, which nobody can foresee
+            {"text": "i do not know .", "rank": ([2, 3, 1], [3, 2, 3])[i % 2]},
+            {"text": f"go to the library {i} . " * (1 + i % 4), "rank": ([3, 2, 3], [2, 3, 1])[i % 2]},
         ],
     }
     for i, name in enumerate(NAMES * 2)
