@@ -16,7 +16,7 @@ from models.scorer import AXES
 from reward.metrics import kendall_tau, pair_accuracy, top1
 from reward.rankings import Ranking, orders
 from reward.sampling import SAMPLED
-from reward.training import strict_pairs_of
+from reward.training import pairs_of
 
 UNTOLD = ("", "chosen", "rejected")  # sources that say nothing beyond the label
 
@@ -30,7 +30,7 @@ class Scored(NamedTuple):
 
 
 class ScoredPairs(NamedTuple):
-    """The strict pairs of several rankings on one axis, with what the model makes of them, (N,) each."""
+    """Pairs of several rankings on one axis, with what the model makes of them, (N,) each."""
 
     ranking: Tensor  # index of the ranking
     better: Tensor  # place of the response that the labels prefer
@@ -59,11 +59,11 @@ class ScoredPairs(NamedTuple):
         return self.right() * self.preferred + (1.0 - self.right()) * (1.0 - self.preferred)
 
 
-def scored_pairs(scored: Sequence[Scored], axis: int) -> ScoredPairs:
-    """All strict pairs on the axis."""
+def scored_pairs(scored: Sequence[Scored], axis: int, *, ties: bool = False) -> ScoredPairs:
+    """All pairs on the axis that have a better response; with `ties`, the others too."""
     parts = []
     for i, (ranking, scores, lengths) in enumerate(scored):
-        pairs = strict_pairs_of(ranking, axis)
+        pairs = pairs_of(ranking, axis) if ties else pairs_of(ranking, axis).strict()
         b, w, lengths = pairs.better, pairs.worse, lengths.float()
         delta, longest = scores[b, axis] - scores[w, axis], torch.maximum(lengths[b], lengths[w])
         parts.append((b * 0 + i, b, w, delta, lengths[b] - lengths[w], longest, pairs.margin, pairs.preferred))

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.errors import DataError
-from models.masked import ratio
 
 
 class ReliabilityBins(NamedTuple):
@@ -135,13 +134,17 @@ def affine_stats(rewards: Tensor) -> AffineStats:
     return AffineStats(tuple(rewards.double().mean(0).tolist()), tuple(std.tolist()), len(rewards))
 
 
-def length_slopes(rewards: Tensor, lengths: Tensor) -> Tensor:
-    """(A,) how much a reward (N, A) rises with each token of length (N,), by least squares; 0 where all are as long.
+def length_slope(delta: Tensor, longer: Tensor, strength: Tensor) -> float:
+    """How much a score rises with each token at equal labels; 0 without pairs or differences of length.
 
-    Taken off, rewards and lengths have no correlation on these responses.
+    Least squares of the score differences of pairs (B,) on their differences of length and of label: what is longer
+    because it is better does not count as a taste for length.
     """
-    centred = (lengths.double() - lengths.double().mean())[:, None]
-    return ratio((centred * rewards.double()).sum(0), centred.square().sum())
+    if not longer.any():
+        return 0.0
+    differences = torch.stack([longer, strength], dim=1).double()
+    # gelsd: the columns may be dependent, as where no label differs.
+    return float(torch.linalg.lstsq(differences, delta.double()[:, None], driver="gelsd").solution[0])
 
 
 def normalise(rewards: Tensor, mean: Tensor | float, std: Tensor | float = 1.0) -> Tensor:

@@ -77,10 +77,10 @@ def labels_of(ranking: Ranking) -> tuple[Tensor, Tensor]:
     return torch.tensor([[[score or 0.0 for score in scores] for scores in plane] for plane in planes]), labelled
 
 
-def strict_pairs_of(ranking: Ranking, axis: int) -> JudgedPairs:
-    """The pairs of a ranking that have a better response on the axis; rows are places in it."""
+def pairs_of(ranking: Ranking, axis: int) -> JudgedPairs:
+    """The judged pairs of a ranking on the axis; rows are places in it."""
     values, known = labels_of(ranking)
-    return Labels(values, known, torch.zeros(values.shape[1], dtype=torch.long)).pairs(axis).strict()
+    return Labels(values, known, torch.zeros(values.shape[1], dtype=torch.long)).pairs(axis)
 
 
 def ranking_tree(ranking: Ranking, chat: ChatFormat, ended: Sequence[bool] | None = None) -> Tree:

@@ -20,12 +20,13 @@ from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
 from models.options import RUNTIME
 from models.scorer import AXES, reward_model_from, without_length
-from reward.calibration import affine_stats, length_slopes
+from reward.assessment import scored_pairs
+from reward.calibration import affine_stats, length_slope
 from reward.rankings import write_rankings
 from reward.readers import RankingData, RankingSplit, read_rankings
 from reward.sampling import SAMPLED, SamplingConfig
 from reward.training import RankingObjective, RankingRows, RewardLoss
-from stages.reward_quality import lengths_of, measured, scores_of
+from stages.reward_quality import measured, scored_rankings
 from stages.sampled_rankings import sampled_rankings
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
@@ -50,7 +51,7 @@ class RewardStage(StageConfig):
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
-    length_control: bool = False  # scores are less what length alone explains, fitted on reference responses
+    length_control: bool = False  # scores are less what length explains at equal labels, fitted on training rankings
     engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration, on pairs of one axis
 
     def __post_init__(self) -> None:
@@ -102,16 +103,15 @@ def normalise(model: PreTrainedModel, rows: RankingRows, *, length_control: bool
     """Mean and spread of each axis on reference completions go into the model's config: the policy's own samples where
     the rankings name them, all responses otherwise. length_control: what length explains goes there too, and is taken
     off. Returns the axes whose scores are all the same."""
-    first = range(min(n, len(rows)))
-    scores, lengths = scores_of(model, rows, first), lengths_of(rows, first)
-    own = torch.tensor([source == SAMPLED for r in rows.rankings[:n] for source in r.sources])
-    if own.sum() > 1:
-        scores, lengths = scores[own], lengths[own]
+    scored = scored_rankings(model, rows, range(min(n, len(rows))))
+    scores, lengths = torch.cat([one.scores for one in scored]), torch.cat([one.lengths for one in scored])
     if length_control:
-        model.config.reward_length_slope = length_slopes(scores, lengths).tolist()
+        pairs = [scored_pairs(scored, axis, ties=True) for axis in range(len(AXES))]
+        model.config.reward_length_slope = [length_slope(p.delta, p.longer, p.strength) for p in pairs]
         model.config.reward_length_mean = float(lengths.double().mean())
-    scores = without_length(model, scores, lengths)
-    stats = affine_stats(scores)
+        scores = without_length(model, scores, lengths)
+    own = torch.tensor([source == SAMPLED for one in scored for source in one.ranking.sources])
+    stats = affine_stats(scores[own] if own.sum() > 1 else scores)
     model.config.reward_mean, model.config.reward_std = list(stats.mean), list(stats.std)
     return [axis for axis, column in zip(AXES, scores.T, strict=True) if (column == column[0]).all()]
 

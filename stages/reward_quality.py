@@ -40,7 +40,7 @@ Found = dict[str, Any]
 
 def measured(model: PreTrainedModel, rows: RankingRows, chat: ChatFormat, run: Run) -> Found:
     """Per axis what held-out rankings show, whether axes agree, and what hacks get; the worst mistakes go to a file."""
-    scored = scored_rankings(model, rows)
+    scored = scored_rankings(model, rows, range(len(rows)))
     found: dict[str, Found] = {}
     mistakes: list[Found] = []
     for k, axis in enumerate(AXES):
@@ -55,13 +55,11 @@ def measured(model: PreTrainedModel, rows: RankingRows, chat: ChatFormat, run: R
     return {"held_out": found, "axes_agree": agreement, "hacks": hacks(model, rows, chat)}
 
 
-def scored_rankings(model: PreTrainedModel, rows: RankingRows) -> list[Scored]:
-    """The held-out rankings with scores on the head's own scale, less what length explains."""
-    n_responses = [len(tree.responses) for tree in rows.trees]
-    lengths = lengths_of(rows, range(len(rows)))
-    scores = without_length(model, scores_of(model, rows, range(len(rows))), lengths)
-    parts = zip(rows.rankings, scores.split(n_responses), lengths.split(n_responses), strict=True)
-    return [Scored(*part) for part in parts]
+def scored_rankings(model: PreTrainedModel, rows: RankingRows, indices: range) -> list[Scored]:
+    """Some of the rankings with scores on the head's own scale, less what length explains."""
+    lengths = [torch.tensor([len(response) for response in rows.trees[i].responses]) for i in indices]
+    scores = without_length(model, scores_of(model, rows, indices), torch.cat(lengths)).split([len(x) for x in lengths])
+    return [Scored(rows.rankings[i], *found) for i, *found in zip(indices, scores, lengths, strict=True)]
 
 
 @torch.no_grad()
@@ -83,11 +81,6 @@ def scores_of(model: PreTrainedModel, rows: RankingRows, indices: range, batch_s
                 "training started from, or lower trainer.learning_rate"
             )
     return torch.cat(parts)
-
-
-def lengths_of(rows: RankingRows, indices: range) -> Tensor:
-    """Tokens of all responses of some rankings, in order, (responses,)."""
-    return torch.tensor([len(response) for i in indices for response in rows.trees[i].responses])
 
 
 def axis_found(scored: Sequence[Scored], pairs: ScoredPairs, axis: int) -> Found:

@@ -17,8 +17,7 @@ from reward.assessment import (
     scored_pairs,
     worst_mistakes,
 )
-from reward.calibration import length_slopes
-from reward.metrics import correlation
+from reward.calibration import length_slope
 from reward.rankings import AxisScores, Ranking
 
 PROMPT = (Message("user", "why ?"),)
@@ -133,10 +132,16 @@ def test_the_worst_mistakes_come_first_and_one_of_a_prompt() -> None:
     assert [(int(pairs.ranking[p]), float(pairs.delta[p])) for p in places] == [(2, -20.0), (0, -9.0)]
 
 
-def test_what_length_explains_taken_off_leaves_no_correlation() -> None:
-    lengths = torch.tensor([1, 4, 2, 9, 5])
-    rewards = torch.stack([2.0 * lengths + 1, torch.tensor([3.0, 1, 4, 1, 5])], dim=1).double()
-    slopes = length_slopes(rewards, lengths)
-    assert float(slopes[0]) == pytest.approx(2.0)
-    assert correlation(rewards[:, 1] - slopes[1] * lengths, lengths) == pytest.approx(0.0, abs=1e-9)
-    assert length_slopes(rewards, torch.ones(5)).tolist() == [0.0, 0.0]
+def test_a_taste_for_length_is_told_from_length_that_is_better() -> None:
+    labels, lengths = torch.tensor([3.0, 2.0, 2.0, 0.0]), torch.tensor([40, 30, 10, 5])
+    scores = (2.0 * labels + 0.3 * lengths).tolist()  # longer responses are better here, and liked beyond that
+    pairs = scored_pairs([scored(labels.tolist(), scores, lengths.tolist())], 0, ties=True)
+    assert len(pairs.delta) == 6
+    assert length_slope(pairs.delta, pairs.longer, pairs.strength) == pytest.approx(0.3, abs=1e-5)
+
+
+def test_a_slope_needs_pairs_and_differences_of_length_and_can_do_without_those_of_labels() -> None:
+    empty = torch.zeros(0)
+    assert length_slope(empty, empty, empty) == 0.0
+    assert length_slope(torch.ones(3), torch.zeros(3), torch.ones(3)) == 0.0
+    assert length_slope(torch.tensor([2.0, -4.0]), torch.tensor([1.0, -2.0]), torch.zeros(2)) == pytest.approx(2.0)

@@ -15,7 +15,7 @@ from models.scorer import AXES
 from reward.agreement import JudgesAgreement
 from reward.rankings import AxisScores, Ranking, write_rankings
 from reward.readers import RankingData, read_rankings
-from reward.training import labels_of, strict_pairs_of
+from reward.training import labels_of, pairs_of
 
 JUDGED = {"prompt": "p", "responses": texts({"rank": [1, 1, 2]}, {"rank": [2, 3, 1]}, {"rank": [3, 2, 3]})}
 
@@ -29,7 +29,7 @@ def helpful(*scores: float | None) -> tuple[AxisScores, ...]:
 
 def test_the_best_of_n_beats_the_others_which_stay_without_an_order(tmp_path: Path) -> None:
     ranking = only(tmp_path, "best_of_n", {"prompt": "p", "responses": ["a", "b", "c", "d"], "best": 2})
-    pairs = strict_pairs_of(ranking, axis=0)
+    pairs = pairs_of(ranking, axis=0)
     assert set(zip(pairs.better.tolist(), pairs.worse.tolist(), strict=True)) == {(2, 0), (2, 1), (2, 3)}
     assert not pairs.tied.any(), "no tie between responses that nobody compared"
 
@@ -65,7 +65,7 @@ def test_lists_in_responses_and_annotations_of_the_row_say_the_same(tmp_path: Pa
 
 
 def test_votes_become_the_share_of_judges_that_prefer_the_better_response(tmp_path: Path) -> None:
-    pairs = strict_pairs_of(only(tmp_path, "kwise", JUDGED), axis=0)
+    pairs = pairs_of(only(tmp_path, "kwise", JUDGED), axis=0)
     shares = {
         (i, j): p for i, j, p in zip(*(x.tolist() for x in (pairs.better, pairs.worse, pairs.preferred)), strict=True)
     }

@@ -19,8 +19,9 @@ from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.scorer import score_trees
+from reward.assessment import Scored, scored_pairs
+from reward.calibration import length_slope
 from reward.hacks import HACKS
-from reward.metrics import correlation
 from reward.readers import RankingData, read_rankings
 from reward.training import ranking_tree
 from train.artifact import Artifact, read_artifact
@@ -96,7 +97,7 @@ def test_mistakes_are_kept_and_shown_as_text(judged: tuple[Artifact, str]) -> No
     assert "&lt;script&gt;" in page
 
 
-def test_length_control_leaves_no_correlation_with_length_wherever_scores_are_read(tiny: Path, tmp_path: Path) -> None:
+def test_length_control_leaves_no_taste_for_length_wherever_scores_are_read(tiny: Path, tmp_path: Path) -> None:
     found = {}
     for control in ("false", "true"):
         asked = options(tiny, tmp_path, JUDGED, "data.eval_fraction=0", f"name={control}", f"length_control={control}")
@@ -105,11 +106,15 @@ def test_length_control_leaves_no_correlation_with_length_wherever_scores_are_re
         chat = ChatFormat(AutoTokenizer.from_pretrained(folder / "model"))
         read = read_rankings(RankingData(path=str(folder / "rankings.jsonl"), format="kwise", eval_fraction=0.0))
         trees = [ranking_tree(ranking, chat) for ranking in read.train]
-        lengths = torch.tensor([len(response) for tree in trees for response in tree.responses])
+        lengths = [torch.tensor([len(response) for response in tree.responses]) for tree in trees]
         scores = score_trees(model, trees, LayoutConfig())
-        found[control] = abs(correlation(scores[:, 0], lengths) or 0.0)
         assert scores.mean(0).abs().max() < 1e-4 and (scores.std(0) - 1).abs().max() < 1e-4
-    assert found["false"] > 0.05 and found["true"] < 1e-4
+        scored = [
+            Scored(*one) for one in zip(read.train, scores.split([len(x) for x in lengths]), lengths, strict=True)
+        ]
+        pairs = scored_pairs(scored, 0, ties=True)
+        found[control] = abs(length_slope(pairs.delta, pairs.longer, pairs.strength))
+    assert found["true"] < 1e-6 < 1e-3 < found["false"]
 
 
 # --- refused, dropped and warned of -----------------------------------------------------------------------------------
