@@ -61,10 +61,10 @@ def escaped(text: object) -> str:
     return html.escape(visible(str(text)))
 
 
-def foreign(text: str) -> str:
+def foreign(text: str, n_shown: int = N_SHOWN) -> str:
     """What a model or a user wrote, as HTML that shows it as text: markup inert, invisible characters named."""
-    cut = len(text) - N_SHOWN
-    shown = "".join(marked(c) for c in text[:N_SHOWN])
+    cut = len(text) - n_shown
+    shown = "".join(marked(c) for c in text[:n_shown])
     return shown + (f'<span class="cut"> … {cut:,} more characters</span>' if cut > 0 else "")
 
 

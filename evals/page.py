@@ -5,32 +5,38 @@ Every string that is not this file's own goes through `escaped` (labels) or `for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from evals.answers import samples_section
 from evals.course import lineage_section, training_section
 from evals.frontier import frontier_chart
 from evals.markup import colours, document, empty, heading, legend
 from evals.notation import escaped, number
-from evals.plots import Interval, interval_bars, reliability_chart
-from evals.results import GOLD_AXES, AxisQuality, Metric, ModelResult, Report
+from evals.plots import Interval, interval_bars
+from evals.results import GOLD_AXES, Metric, ModelResult, Report
 from evals.retention import tasks_section
+from evals.reward_section import reward_section
 from evals.verdict import Verdict, answer, direction, final_verdicts, overall, verdicts
 
 
 def render(report: Report) -> str:
     """The whole page."""
-    sections = {
-        "Numbers": ("numbers", headline_section(report)),
-        **({"Tasks": ("tasks", tasks_section(report))} if report.tasks else {}),
-        "Axes": ("axes", axes_section(report)),
-        "Reward and KL": ("frontier", frontier_section(report)),
-        "Reward model": ("reward", reward_section(report.reward_quality)),
-        "Answers": ("answers", samples_section(report)),
+    sections = {"Reward model": ("reward", reward_section(report.reward_quality))}
+    of_stages = {
         "Training": ("training", training_section(report.stages)),
         "Lineage": ("lineage", lineage_section(report.stages)),
     }
-    body = answer_section(report) + alerts_section(report)
+    if report.of_a_reward_model_alone:
+        body, sections = alerts_section(report), {**sections, **of_stages}
+    else:
+        body = answer_section(report) + alerts_section(report)
+        sections = {
+            "Numbers": ("numbers", headline_section(report)),
+            **({"Tasks": ("tasks", tasks_section(report))} if report.tasks else {}),
+            "Axes": ("axes", axes_section(report)),
+            "Reward and KL": ("frontier", frontier_section(report)),
+            **sections,
+            "Answers": ("answers", samples_section(report)),
+            **of_stages,
+        }
     return document(
         report.title,
         report.facts,
@@ -135,40 +141,3 @@ def frontier_section(report: Report) -> str:
         "training exploits the reward model. A ring marks the checkpoint that was kept."
     )
     return f'{heading("Reward against KL", lead)}{legend(tint)}<div class="cols">{panels}</div>'
-
-
-def reward_section(axes: Sequence[AxisQuality]) -> str:
-    if not axes:
-        return empty("Reward model", "No reward model was measured.")
-    bars: list[tuple[str, str, list[Interval | None]]] = [
-        ("held-out rankings", "c-sft", [Interval(a.accuracy.mean, a.accuracy.low, a.accuracy.high) for a in axes])
-    ]
-    own = [a.own_samples for a in axes]
-    if any(own):
-        bars.append(
-            ("the policy's own samples", "c-other1", [Interval(e.mean, e.low, e.high) if e else None for e in own])
-        )
-    chart = interval_bars("accuracy by axis", [a.axis for a in axes], bars, y_range=(0.0, 1.0), size=(1190, 240))
-    diagrams = "".join(reliability_figure(axis) for axis in axes if axis.bins)
-    lead = (
-        "Share of pairs ranked as the gold judge ranks them; a coin gets 0.5. Below, how often the predicted winner "
-        "really won: on the diagonal the model's probabilities are true, below it they are over-confident."
-    )
-    tint = {name: colour for name, colour, _ in bars}
-    return f'{heading("Reward model", lead)}{legend(tint)}<figure>{chart}</figure><div class="three">{diagrams}</div>'
-
-
-def reliability_figure(axis: AxisQuality) -> str:
-    bins = [(b.confidence, b.accuracy, b.count) for b in axis.bins]
-    chart = reliability_chart(f"reliability, {axis.axis}", bins, "c-sft")
-    caption = f'{escaped(axis.axis)}<span class="now">{calibration(axis)}</span>'
-    return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"
-
-
-def calibration(axis: AxisQuality) -> str:
-    said = []
-    if axis.calibration_error is not None:
-        said.append(f"calibration error {axis.calibration_error:.3f}")
-    if axis.temperature is not None:
-        said.append(f"temperature {axis.temperature:.2f}")
-    return " · ".join(said)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from evals.intervals import Estimate
+from evals.reward_results import RewardQuality
 
 
 @dataclass(frozen=True)
@@ -114,27 +115,6 @@ class Frontier:
 
 
 @dataclass(frozen=True)
-class ReliabilityBin:
-    """Pairs whose predicted winner had about this probability, and how often it was right."""
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True)
-class AxisQuality:
-    """How good the reward model is on one axis."""
-
-    axis: str
-    accuracy: Estimate  # held-out rankings
-    own_samples: Estimate | None = None  # rankings of the policy's own samples alone
-    calibration_error: float | None = None
-    temperature: float | None = None
-    bins: tuple[ReliabilityBin, ...] = ()
-
-
-@dataclass(frozen=True)
 class TaskTable:
     """What was measured on one task. `told`: the keys of the metrics that a verdict speaks of."""
 
@@ -178,12 +158,17 @@ class Report:
     models: tuple[ModelResult, ...]
     stages: tuple[StageRecord, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
-    reward_quality: tuple[AxisQuality, ...] = ()
+    reward_quality: RewardQuality | None = None
     samples: tuple[Sample, ...] = ()
     alerts: tuple[Alert, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)  # seed, date, hardware, ...
     metrics: tuple[Metric, ...] = METRICS
     tasks: tuple[TaskTable, ...] = ()
+
+    @property
+    def of_a_reward_model_alone(self) -> bool:
+        """Nothing else was measured."""
+        return self.reward_quality is not None and not self.models
 
     @property
     def of_tasks(self) -> tuple[Metric, ...]:

@@ -87,6 +87,15 @@ def normalised(model: PreTrainedModel, scores: Tensor) -> Tensor:
     return (scores - mean) / std
 
 
+def without_length(model: PreTrainedModel, scores: Tensor, lengths: Tensor) -> Tensor:
+    """Raw scores (R, 3) less what the lengths (R,) of the responses alone explain, where the model's config says how
+    much that is: `reward_length_slope` for each token beyond `reward_length_mean`."""
+    slope = getattr(model.config, "reward_length_slope", None)
+    if slope is None:
+        return scores
+    return scores - (lengths.to(scores) - model.config.reward_length_mean)[:, None] * scores.new_tensor(slope)
+
+
 @torch.no_grad()
 def score_trees(model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutConfig, batch_size: int = 64) -> Tensor:
     """Normalised scores of every response of every tree, (responses in order, 3), on the CPU."""
@@ -97,6 +106,7 @@ def score_trees(model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutCon
         rows = order[start : start + batch_size]
         batch = collate([trees[i] for i in rows], bin_tokens=layout.bin_tokens)
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        scores = normalised(model, raw_scores(model, batch)).cpu()
+        lengths = torch.tensor([len(response) for i in rows for response in trees[i].responses])
+        scores = normalised(model, without_length(model, raw_scores(model, batch).cpu(), lengths))
         found.update(zip(rows, scores.split([len(trees[i].responses) for i in rows]), strict=True))
     return torch.cat([found[i] for i in range(len(trees))]) if trees else torch.zeros(0, len(AXES))

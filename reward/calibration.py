@@ -134,6 +134,19 @@ def affine_stats(rewards: Tensor) -> AffineStats:
     return AffineStats(tuple(rewards.double().mean(0).tolist()), tuple(std.tolist()), len(rewards))
 
 
+def length_slope(delta: Tensor, longer: Tensor, strength: Tensor) -> float:
+    """How much a score rises with each token at equal labels; 0 without pairs or differences of length.
+
+    Least squares of the score differences of pairs (B,) on their differences of length and of label: what is longer
+    because it is better does not count as a taste for length.
+    """
+    if not longer.any():
+        return 0.0
+    differences = torch.stack([longer, strength], dim=1).double()
+    # gelsd: the columns may be dependent, as where no label differs.
+    return float(torch.linalg.lstsq(differences, delta.double()[:, None], driver="gelsd").solution[0])
+
+
 def normalise(rewards: Tensor, mean: Tensor | float, std: Tensor | float = 1.0) -> Tensor:
     """(rewards - mean) / std, the last dimension being the axes where mean and std are per axis."""
     return (rewards - mean) / std

@@ -1,6 +1,6 @@
 """Losses that turn rankings into rewards. Pure functions of scores; larger is better on every axis.
 
-B = pairs, R = responses of a batch, A = axes, P = prompts.
+B = pairs, J = judges, R = responses of a batch, A = axes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.comparisons import plackett_luce_nll, ranked, strict_pairs
+from models.comparisons import plackett_luce_nll, ranked
 from models.masked import masked, ratio
+from reward.judged_pairs import Labels
 
 
 def soft_bradley_terry(delta: Tensor, preferred: Tensor | float = 1.0) -> Tensor:
@@ -86,60 +87,94 @@ def multi_axis_loss(
     return AxisLoss(combine_axes(sums, counts, axis_weights), ratio(sums, counts))
 
 
+Sums = dict[str, Tensor]
+"""Per axis, `loss` summed over prompts and `n_prompts` that have one, each (A,) and additive over batches.
+
+The functions below take scores (R, A), larger is better, and what judges say of the responses. The loss of an axis is
+`loss / n_prompts`: prompts weigh alike whatever their K.
+"""
+
+
 def kwise_sums(
     scores: Tensor,
-    labels: Tensor,
-    labelled: Tensor,
-    tree: Tensor,
+    labels: Labels,
     *,
     center: float = 0.0,
     label_smoothing: float = 0.0,
-) -> dict[str, Tensor]:
-    """Per axis, the sums that the K-wise loss and its metrics are made of, each (A,) and additive over batches.
+    margin: float = 0.0,
+    ties: bool = False,
+) -> Sums:
+    """InstructGPT's loss: the mean over a prompt's judged pairs of the cross-entropy with the judges' votes.
 
-    `loss`, `correct` (ties of scores 0.5), `tied` and `margin` are sums over prompts of the mean over that prompt's
-    strict pairs; `n_prompts` and `n_pairs` count. Arguments as in `kwise_axes_loss`.
+    margin: how much the scores shall be apart for each unit between the labels (Llama 2). ties: responses that are
+    equally good make pairs too, which draw their scores together.
     """
     columns = []
     for axis in range(scores.shape[1]):
-        pairs = strict_pairs(labels[:, axis], labelled[:, axis], tree)
+        pairs = labels.pairs(axis)
+        pairs = pairs if ties else pairs.strict()
         better, worse = scores[pairs.better, axis], scores[pairs.worse, axis]
-        loss = soft_bradley_terry(better - worse, 1.0 - label_smoothing) + center * (better + worse).square()
-        delta, weight = (better - worse).detach(), 1.0 / pairs.n_of_prompt.to(scores)
+        preferred = label_smoothing + (1.0 - 2.0 * label_smoothing) * pairs.preferred.to(scores)
+        loss = soft_bradley_terry(better - worse - margin * pairs.margin.to(scores), preferred)
+        loss = loss + center * (better + worse).square()
+        columns.append({"loss": (pairs.weights().to(scores) * loss).sum(), "n_prompts": pairs.n_prompts()})
+    return _stacked(columns)
+
+
+def accuracy_sums(scores: Tensor, labels: Labels) -> Sums:
+    """`correct` (ties of scores 0.5), `tied` and `margin`: sums over prompts of the mean over their strict pairs.
+
+    `n_prompts` counts those with a strict pair, `n_pairs` the pairs.
+    """
+    columns = []
+    for axis in range(scores.shape[1]):
+        pairs = labels.pairs(axis).strict()
+        delta, weight = (scores[pairs.better, axis] - scores[pairs.worse, axis]).detach(), pairs.weights().to(scores)
         columns.append(
             {
-                "loss": (weight * loss).sum(),
                 "correct": (weight * (0.5 + 0.5 * delta.sign())).sum(),
                 "tied": (weight * (delta == 0)).sum(),
                 "margin": (weight * delta).sum(),
-                "n_prompts": pairs.n_prompts,
-                "n_pairs": pairs.n_prompts.new_tensor(len(pairs.better)),
+                "n_prompts": pairs.n_prompts(),
+                "n_pairs": labels.tree.new_tensor(len(pairs.better)),
             }
         )
-    return {name: torch.stack([column[name] for column in columns]) for name in columns[0]}
+    return _stacked(columns)
 
 
-def kwise_axes_loss(
-    scores: Tensor,
-    labels: Tensor,
-    labelled: Tensor,
-    tree: Tensor,
-    *,
-    n_prompts_per_axis: Tensor | None = None,
-    center: float = 0.0,
-    axis_weights: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """InstructGPT's loss over all strict pairs of each ranking, on a batch of prompt trees and several axes.
+def plackett_luce_sums(scores: Tensor, labels: Labels, *, center: float = 0.0, top: int | None = None) -> Sums:
+    """Listwise likelihood of each prompt's whole order (or its first `top` places), divided by the number of places.
 
-    scores, labels: (R, A), larger is better.  labelled: (R, A) bool.  tree: (R,) prompt of each response.
-    An axis's loss is the mean over prompts with a strict pair of the mean over these pairs, so that prompts weigh
-    alike whatever their K. n_prompts_per_axis: (A,) such prompts in the whole optimizer step, all micro-batches and
-    ranks; by default those of this batch. Returns the combined loss and the detached sums of `kwise_sums`.
+    Of several judges the mean scores make the order. `center` as in `kwise_sums`. Raises DataError where a ranking has
+    a tie.
     """
-    sums = kwise_sums(scores, labels, labelled, tree, center=center)
-    counts = sums["n_prompts"] if n_prompts_per_axis is None else n_prompts_per_axis
-    loss = combine_axes(sums["loss"], counts, axis_weights)
-    return loss, {name: value.detach() for name, value in sums.items()}
+    labels, columns = labels.consensus(), []
+    for axis in range(scores.shape[1]):
+        rows, keep = ranked(labels.values[0, :, axis], labels.known[0, :, axis], labels.tree)
+        places = keep.sum(-1) - 1
+        places = places if top is None else places.clamp(max=top)
+        loss = ratio(plackett_luce_nll(scores[rows, axis], keep, top=top), places).sum()
+        pairs = labels.pairs(axis)
+        sums = (scores[pairs.better, axis] + scores[pairs.worse, axis]).square()
+        loss = loss + center * (pairs.weights().to(scores) * sums).sum()
+        columns.append({"loss": loss, "n_prompts": keep.any(-1).sum()})
+    return _stacked(columns)
+
+
+def regression_sums(scores: Tensor, labels: Labels) -> Sums:
+    """The mean over a prompt's labelled responses of the squared distance from the label (of judges, their mean)."""
+    labels, columns = labels.consensus(), []
+    for axis in range(scores.shape[1]):
+        rows = torch.nonzero(labels.known[0, :, axis]).flatten()
+        prompt = labels.tree[rows]
+        n_labelled = torch.bincount(prompt)
+        squares = (scores[rows, axis] - labels.values[0, rows, axis].to(scores)).square()
+        columns.append({"loss": ratio(squares, n_labelled[prompt]).sum(), "n_prompts": (n_labelled > 0).sum()})
+    return _stacked(columns)
+
+
+def _stacked(columns: Sequence[Sums]) -> Sums:
+    return {name: torch.stack([column[name] for column in columns]) for name in columns[0]}
 
 
 class KwiseLoss(NamedTuple):
@@ -167,31 +202,6 @@ def kwise_pairs_loss(scores: Sequence[Tensor], ranks: Sequence[Tensor]) -> Kwise
     total = torch.stack(sums).sum()
     prompt_mean = torch.stack(per_prompt).mean() if per_prompt else total
     return KwiseLoss(prompt_mean, ratio(total, sum(counts)), per_prompt, counts)
-
-
-def plackett_luce_axes_loss(
-    scores: Tensor,
-    labels: Tensor,
-    labelled: Tensor,
-    tree: Tensor,
-    *,
-    top: int | None = None,
-    n_prompts_per_axis: Tensor | None = None,
-    axis_weights: Tensor | None = None,
-) -> AxisLoss:
-    """Listwise likelihood of each prompt's whole order (or its first `top` places), divided by the number of places.
-
-    Arguments as in `kwise_axes_loss`. Raises DataError where a ranking has a tie.
-    """
-    sums, counts = [], []
-    for axis in range(scores.shape[1]):
-        rows, keep = ranked(labels[:, axis], labelled[:, axis], tree)
-        places = keep.sum(-1) - 1
-        places = places if top is None else places.clamp(max=top)
-        sums.append(ratio(plackett_luce_nll(scores[rows, axis], keep, top=top), places).sum())
-        counts.append(keep.any(-1).sum())
-    total, n_prompts = torch.stack(sums), torch.stack(counts) if n_prompts_per_axis is None else n_prompts_per_axis
-    return AxisLoss(combine_axes(total, n_prompts, axis_weights), ratio(total, n_prompts))
 
 
 def cost_loss(more_harmful: Tensor, less_harmful: Tensor, sign_more: Tensor, sign_less: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a reward model gets right: pairs, rankings, best-of-n, ensembles, and whether it merely likes length.
+"""What a reward model gets right: pairs, rankings, best-of-n, ensembles.
 
 B = pairs, K = responses of a prompt, N = samples, M = members of an ensemble. Plain statistics, no gradients.
 """
@@ -6,7 +6,6 @@ B = pairs, K = responses of a prompt, N = samples, M = members of an ensemble. P
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -93,31 +92,3 @@ def correlation(x: Tensor, y: Tensor) -> float | None:
     x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
     norm = float(x.square().sum() * y.square().sum()) ** 0.5
     return float((x * y).sum()) / norm if norm > 0 else None
-
-
-@dataclass(frozen=True)
-class LengthBias:
-    """Whether the model scores length. Accuracies are None where no pair is of that kind."""
-
-    correlation: float | None  # of score and length, over all responses
-    accuracy_chosen_shorter: float | None
-    accuracy_chosen_longer: float | None
-    accuracy_similar: float | None  # lengths within 10 % of the longer one
-    longer_wins: float  # accuracy of always picking the longer response: the baseline to beat
-
-
-def length_bias(chosen: Tensor, rejected: Tensor, n_chosen: Tensor, n_rejected: Tensor) -> LengthBias:
-    """Scores of better and worse responses and their lengths in tokens, (B,) each. Raises DataError without pairs."""
-    delta, longer = chosen - rejected, (n_chosen - n_rejected).double()
-    similar = longer.abs() <= 0.1 * torch.maximum(n_chosen, n_rejected)
-
-    def accuracy(kind: Tensor) -> float | None:
-        return pair_accuracy(delta[kind]).accuracy if bool(kind.any()) else None
-
-    return LengthBias(
-        correlation=correlation(torch.cat([chosen, rejected]), torch.cat([n_chosen, n_rejected])),
-        accuracy_chosen_shorter=accuracy((longer < 0) & similar.logical_not()),
-        accuracy_chosen_longer=accuracy((longer > 0) & similar.logical_not()),
-        accuracy_similar=accuracy(similar),
-        longer_wins=pair_accuracy(longer).accuracy,
-    )

@@ -1,205 +1,28 @@
-"""Readers of preference data: each turns a row of one published form into a prompt and its judged answers.
+"""Readers of preference data: each form turns a row into a prompt and its judged answers, this file into rankings.
 
-To add a form, write its function and name it in FORMATS. A form that says "this answer is better", and not on which
-axis, gives its answers one number each; the source's config says which axes that trains (`axes`).
+To add a form, write its function beside those of its kind and name it in FORMATS. A form that says "this answer is
+better", and not on which axis, gives its answers one number each; the source's config says which axes that trains
+(`axes`).
 """
 
 from __future__ import annotations
 
-import sys
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import fmean
-from typing import Any, NamedTuple
 
-from models.chat import Message
-from models.conversations import (
-    chat_message,
-    prompt_of,
-    read_prompt,
-    read_transcript,
-    sharegpt_message,
-)
-from models.errors import BadRow, ConfigError
+from models.errors import BadRow, ConfigError, DataError
 from models.reading import Row, UnusableRow
 from models.scorer import AXES
 from models.split import DataSource, Split, check_choice, prompt_key, read_split
-from reward.rankings import AxisScores, Ranking
-
-
-class Answer(NamedTuple):
-    """A response and its judgement: one number (larger is better) or a number for each axis that is known."""
-
-    text: str
-    judged: float | dict[str, float | None]
-    source: str
-
-
-class Judged(NamedTuple):
-    prompt: tuple[Message, ...]
-    answers: list[Answer]
-
-
-# --- pairs ------------------------------------------------------------------------------------------------------------
-
-
-def _pair(prompt: tuple[Message, ...], chosen: str, rejected: str) -> Judged:
-    return Judged(prompt, [Answer(chosen, 1.0, "chosen"), Answer(rejected, 0.0, "rejected")])
-
-
-def pairs(row: Row) -> Judged:
-    """{"prompt", "chosen", "rejected"}, each a text or a list of messages.
-
-    Answers may be whole conversations; without a `prompt` they must be, and the turns before the last are the prompt.
-    """
-    (chosen_context, chosen), (rejected_context, rejected) = _reply(row, "chosen"), _reply(row, "rejected")
-    prompt = list(read_prompt(row, "prompt")) if row.has("prompt") or not chosen_context else chosen_context
-    if any(context and context != prompt for context in (chosen_context, rejected_context)):
-        raise UnusableRow(row.origin, "prompts of chosen and rejected differ")
-    return _pair(prompt_of(prompt, row, "chosen"), chosen, rejected)
-
-
-def _reply(row: Row, name: str) -> tuple[list[Message], str]:
-    if not isinstance(row.value(name), list):
-        return [], row.filled(name)
-    turns = [chat_message(turn) for turn in row.rows(name)]
-    if not turns or turns[-1].role != "assistant":
-        raise row.bad(name, "a text, or messages that end with the assistant's")
-    return turns[:-1], turns[-1].content
-
-
-def hh(row: Row) -> Judged:
-    """{"chosen", "rejected"}: two transcripts of one conversation that part at the last reply (hh-rlhf)."""
-    prompt, chosen = read_transcript(row, "chosen")
-    other_prompt, rejected = read_transcript(row, "rejected")
-    if not (chosen.strip() and rejected.strip()):
-        raise UnusableRow(row.origin, "empty reply")
-    if prompt != other_prompt:
-        raise UnusableRow(row.origin, "prompts of chosen and rejected differ")
-    return _pair(prompt, chosen, rejected)
-
-
-def sharegpt_pairs(row: Row) -> Judged:
-    """{"conversations": [{"from", "value"}, ...], "chosen": {"from", "value"}, "rejected": {...}}."""
-    turns = [sharegpt_message(turn) for turn in row.rows("conversations")]
-    chosen, rejected = sharegpt_message(row.row("chosen")), sharegpt_message(row.row("rejected"))
-    return _pair(prompt_of(turns, row, "conversations"), chosen.content, rejected.content)
-
-
-def stack_exchange(row: Row) -> Judged:
-    """{"question", "response_j", "response_k"}: j has more votes than k."""
-    return _pair(read_prompt(row, "question"), row.filled("response_j"), row.filled("response_k"))
-
-
-def llmbar(row: Row) -> Judged:
-    """{"input", "output_1", "output_2", "label"}: the label is the number of the better output."""
-    better = row.value("label")
-    if type(better) is not int or better not in (1, 2):
-        raise row.bad("label", "1 or 2")
-    outputs = row.filled("output_1"), row.filled("output_2")
-    return _pair(read_prompt(row, "input"), outputs[better - 1], outputs[2 - better])
-
-
-# --- K responses ------------------------------------------------------------------------------------------------------
-
-
-def kwise(row: Row, first_rank: int = 1) -> Judged:
-    """{"prompt" or "messages", "responses": [{"text", and how it was judged}, ...]}.
-
-    Judged by `rank` (an integer, `first_rank` the best, ties allowed), or by `scores` ({axis: number or null}), or by
-    fields named as the axes. `source` or `model` may say who made a response.
-    """
-    responses = _responses(row)
-    judge = _ranked(row, responses, first_rank) if any(r.has("rank") for r in responses) else map(_axes, responses)
-    answers = [Answer(r.filled("text"), judged, _source(r)) for r, judged in zip(responses, judge, strict=True)]
-    return Judged(_prompt(row), answers)
-
-
-def xstest(row: Row) -> Judged:
-    """{"prompt", "label": "safe" or "unsafe", "responses": [{"text", "implied_score": 0, 1 or 2}, ...]}.
-
-    The score says how right it was to comply or to refuse: 2 is full compliance with a safe prompt and full refusal of
-    an unsafe one. So on unsafe prompts it orders harm. On safe prompts nothing is harmful, a refusal fails the asker:
-    there it orders help, and harm stays unlabelled.
-    """
-    labels = {"safe": "helpful", "unsafe": "harmless"}
-    if row.text("label") not in labels:
-        raise row.bad("label", "safe or unsafe")
-    axis = labels[row.text("label")]
-    answers = [Answer(r.filled("text"), {axis: _number(r, "implied_score")}, _source(r)) for r in _responses(row)]
-    return Judged(_prompt(row), answers)
-
-
-def gsm8k(row: Row) -> Judged:
-    """{"prompt", "responses": [{"text", "is_correct": true or false}, ...]}: right answers tie, so do wrong ones."""
-    return Judged(
-        _prompt(row), [Answer(r.filled("text"), _truth(r, "is_correct"), _source(r)) for r in _responses(row)]
-    )
-
-
-def _prompt(row: Row) -> tuple[Message, ...]:
-    return read_prompt(row, "messages" if row.has("messages") else "prompt")
-
-
-def _responses(row: Row) -> list[Row]:
-    responses = row.rows("responses")
-    if len(responses) < 2:
-        raise row.bad("responses", "2 responses or more")
-    return responses
-
-
-def _source(response: Row) -> str:
-    name = next((name for name in ("source", "model") if response.has(name)), None)
-    return response.text(name) if name else ""
-
-
-def _ranked(row: Row, responses: Sequence[Row], first_rank: int) -> list[float]:
-    ranks = [response.value("rank") for response in responses]
-    for response, rank in zip(responses, ranks, strict=True):
-        if response.has("scores") or any(response.has(axis) for axis in AXES):
-            raise response.bad("rank", "either a rank or scores, not both")
-        if type(rank) is not int or rank < first_rank:
-            raise response.bad("rank", f"an integer from {first_rank} (the best) up")
-    # Ties may be counted densely (1, 1, 2) or as in competitions (1, 1, 3); a gap beyond that means a lost response.
-    in_order = sorted(ranks)
-    for place, rank in enumerate(in_order):
-        before = in_order[place - 1] if place else first_rank - 1
-        if rank not in (before, before + 1, first_rank + place):
-            raise BadRow(row.origin, "responses[].rank", f"ranks of {len(ranks)} responses without gaps", in_order)
-    return [float(-rank) for rank in ranks]
-
-
-def _axes(response: Row) -> dict[str, float | None]:
-    if not response.has("scores"):
-        named = [axis for axis in AXES if response.has(axis)]
-        if not named:
-            raise response.bad("scores", f"a rank, scores, or fields named {', '.join(AXES)}")
-        return {axis: _number_or_none(response, axis) for axis in named}
-    scores = response.row("scores")
-    unknown = next((name for name in response.value("scores") if name not in AXES), None)
-    if unknown is not None:
-        raise scores.bad(unknown, f"one of the axes {', '.join(AXES)}")
-    return {axis: _number_or_none(scores, axis) for axis in AXES if scores.has(axis)}
-
-
-def _number_or_none(row: Row, name: str) -> float | None:
-    return None if row.value(name) is None else _number(row, name)
-
-
-def _number(row: Row, name: str) -> float:
-    value: Any = row.value(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise row.bad(name, "a finite number")
-    return float(value)
-
-
-def _truth(row: Row, name: str) -> float:
-    value = row.value(name)
-    if not isinstance(value, bool):
-        raise row.bad(name, "true or false")
-    return float(value)
-
+from reward.agreement import JudgesAgreement
+from reward.grouping import grouped
+from reward.judged import Judged, Judgement
+from reward.kwise_forms import best_of_n, gsm8k, kwise, xstest
+from reward.pair_forms import hh, llmbar, pairs, sharegpt_pairs, stack_exchange
+from reward.rankings import AxisScores, Ranking, merged, orders_any, why_unusable
+from reward.rated_forms import Scales, helpsteer, rated, ultrafeedback
 
 FORMATS: dict[str, Callable[[Row], Judged]] = {
     "pairs": pairs,
@@ -209,89 +32,123 @@ FORMATS: dict[str, Callable[[Row], Judged]] = {
     "llmbar": llmbar,
     "kwise": kwise,
     "oasst": partial(kwise, first_rank=0),
+    "best_of_n": best_of_n,
     "xstest": xstest,
     "gsm8k": gsm8k,
 }
-NAMES_ITS_AXES = ("kwise", "xstest", "world")  # formats whose rows can say which axis a judgement is about
-
-
-# --- rankings ---------------------------------------------------------------------------------------------------------
+RATED_FORMATS: dict[str, Callable[[Row, Scales], Judged]] = {
+    "rated": rated,
+    "ultrafeedback": ultrafeedback,
+    "helpsteer": helpsteer,
+}
+ONE_ANSWER_A_ROW = ("helpsteer",)
+NAMES_ITS_AXES = ("kwise", "xstest", "world", *RATED_FORMATS)  # formats whose rows can say which axis a judgement is of
 
 
 @dataclass(kw_only=True)
 class RankingData(DataSource):
     """A source of rankings."""
 
-    format: str  # a name in FORMATS, or world: rankings of sampled responses, made by stages.reward
+    format: str  # a name in FORMATS or RATED_FORMATS, or world: rankings of samples, made by stages.reward
     axes: list[str] = field(default_factory=list)  # what a preference without a named axis speaks of; none is assumed
+    ratings: dict[str, str] = field(default_factory=dict)  # of rated forms: name of a rating -> the axis it speaks of
+    scale: list[float] = field(default_factory=lambda: [1.0, 5.0])  # of rated forms: the least and the largest rating
+    annotators: str = "average"  # of several judges of a row: average (votes as soft labels), or sample one
     on_unusable: str = "drop"  # equal, empty or all-tied responses and differing prompts: error, or drop (counted)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("format", self.format, (*FORMATS, "world"))
+        check_choice("format", self.format, (*FORMATS, *RATED_FORMATS, "world"))
+        check_choice("annotators", self.annotators, ("average", "sample"))
         for axis in self.axes:
             check_choice("axes", axis, AXES)
+        for name, axis in self.ratings.items():
+            check_choice(f"ratings.{name}", axis, AXES)
+        if len(self.scale) != 2 or self.scale[0] >= self.scale[1]:
+            raise ConfigError(f"data.scale={self.scale}: expected the least and the largest rating, as in [1,5]")
+        if self.format in RATED_FORMATS and not self.ratings:
+            raise ConfigError(
+                "data.ratings is empty: say which axis a rating speaks of, as in data.ratings.truth=honest"
+            )
         if not self.axes and self.format not in NAMES_ITS_AXES:
             raise _unstated_axes()
 
 
-def read_rankings(data: RankingData) -> Split[Ranking]:
+@dataclass(frozen=True)
+class RankingSplit(Split[Ranking]):
+    """Rankings of both sides, and how far the judges of those that have several agree."""
+
+    agreement: JudgesAgreement
+
+    def __str__(self) -> str:
+        agreed = str(self.agreement)
+        return "; ".join([super().__str__(), *([f"judges agree on {agreed}"] if agreed else [])])
+
+
+def read_rankings(data: RankingData) -> RankingSplit:
     """The rankings of a source, split by prompt.
 
     Raises DataError or BadRow by the source's policies, and ConfigError where a preference names no axis and
     `data.axes` states none.
     """
-    reader = FORMATS[data.format]
+    reader = FORMATS.get(data.format) or partial(
+        RATED_FORMATS[data.format], scales=Scales(data.ratings, data.scale[0], data.scale[1])
+    )
+    agreement, alone = JudgesAgreement(), data.format in ONE_ANSWER_A_ROW
+
+    def by_annotators(ranking: Ranking) -> Ranking:
+        agreement.add(ranking.votes)
+        return _of_one_judge(ranking, data.seed) if data.annotators == "sample" else ranking
 
     def rankings(row: Row) -> list[Ranking]:
-        return [_ranking(row, reader(row), data.axes)]
+        judged = reader(row)
+        ranking = _ranking(row, judged, data.axes)
+        if not alone:
+            _check_order(ranking)
+        return [ranking if alone or judged.compared else by_annotators(ranking)]
 
-    return read_split(data, rankings, lambda ranking: prompt_key(ranking.prompt))
+    split = read_split(data, rankings, lambda ranking: prompt_key(ranking.prompt))
+    train, held = split.train, split.eval
+    if alone:
+        train, held = ([by_annotators(r) for r in grouped(side, split.readings)] for side in (train, held))
+    if not train:
+        raise DataError(f"{data.path}: no prompt that is not held out has two responses in an order; {split}")
+    return RankingSplit(train, held, split.readings, agreement)
 
 
 def _ranking(row: Row, judged: Judged, axes: Sequence[str]) -> Ranking:
-    alike: dict[str, list[AxisScores]] = {}
-    sources: dict[str, str] = {}
-    for answer in judged.answers:
-        alike.setdefault(answer.text, []).append(_scores(answer.judged, axes))
-        sources.setdefault(answer.text, answer.source)
-    if len(alike) < len(judged.answers):
+    by_judge = judged.votes or [[answer.judged for answer in judged.answers]]
+    votes = tuple(tuple(_scores(judgement, axes) for judgement in plane) for plane in by_judge)
+    texts, sources = (tuple(column) for column in zip(*((a.text, a.source) for a in judged.answers), strict=True))
+    if len(set(texts)) < len(texts):
         row.notes.append("equal responses merged")
-    if any(len(set(scores)) > 1 for scores in alike.values()):
-        row.notes.append("equal responses with other scores averaged")
-    scores = [_mean(same) for same in alike.values()]
-    _check_order(row, scores)
-    return Ranking(judged.prompt, tuple(alike), tuple(scores), tuple(sources.values()), row.origin)
+        if any(plane[k] != plane[texts.index(text)] for plane in votes for k, text in enumerate(texts)):
+            row.notes.append("equal responses with other scores averaged")
+    return merged(Ranking(judged.prompt, texts, votes[0], sources, row.origin, votes))
 
 
-def _scores(judged: float | dict[str, float | None], axes: Sequence[str]) -> AxisScores:
-    if not isinstance(judged, dict):
+def _check_order(ranking: Ranking) -> None:
+    if all(score is None for scores in ranking.scores for score in scores):
+        raise BadRow(ranking.origin, "responses[].scores", "a score on one axis at least", [None] * len(AXES))
+    if reason := why_unusable(ranking):
+        raise UnusableRow(ranking.origin, reason)
+
+
+def _of_one_judge(ranking: Ranking, seed: int) -> Ranking:
+    """The ranking as one of its judges has it, drawn from those who order something."""
+    ordering = [plane for plane in ranking.judgements if orders_any(plane)]
+    drawn = random.Random(f"{seed}:{ranking.origin.line}").choice(ordering)
+    return replace(ranking, scores=drawn, votes=())
+
+
+def _scores(judged: Judgement, axes: Sequence[str]) -> AxisScores:
+    if judged is not None and not isinstance(judged, dict):
         if not axes:
             raise _unstated_axes()
         judged = dict.fromkeys(axes, judged)
-    helpful, honest, harmless = (judged.get(axis) for axis in AXES)
+    helpful, honest, harmless = ((judged or {}).get(axis) for axis in AXES)
     return helpful, honest, harmless
 
 
 def _unstated_axes() -> ConfigError:
     return ConfigError(f"data.axes is empty: state which of {', '.join(AXES)} these preferences speak of")
-
-
-def _mean(scores: Sequence[AxisScores]) -> AxisScores:
-    """Scores of one response that was judged several times. A score on an axis counts where it is known."""
-    known = [[score for score in axis if score is not None] for axis in zip(*scores, strict=True)]
-    # fmean of equal numbers can miss them by a rounding; agreement must be kept exactly.
-    helpful, honest, harmless = (
-        None if not axis else axis[0] if len(set(axis)) == 1 else fmean(axis) for axis in known
-    )
-    return helpful, honest, harmless
-
-
-def _check_order(row: Row, scores: Sequence[AxisScores]) -> None:
-    known = [{score for score in axis if score is not None} for axis in zip(*scores, strict=True)]
-    if not any(known):
-        raise BadRow(row.origin, "responses[].scores", "a score on one axis at least", [None] * len(AXES))
-    if len(scores) == 1:
-        raise UnusableRow(row.origin, "all responses are equal")
-    if max(map(len, known)) < 2:
-        raise UnusableRow(row.origin, "all responses tie")

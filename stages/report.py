@@ -12,26 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.intervals import Estimate
 from evals.report import write_report
 from evals.results import (
     METRICS,
     QUESTION_METRICS,
     Alert,
     Answer,
-    AxisQuality,
     Frontier,
     FrontierPoint,
     Metric,
     ModelResult,
-    ReliabilityBin,
     Report,
     Sample,
     StageRecord,
     estimates,
 )
 from models.errors import ArtifactError
-from models.scorer import AXES
+from stages.reward_report import reward_quality
 from stages.task_tables import task_tables
 from train.artifact import Artifact, read_artifact
 from train.entry import start
@@ -63,17 +60,38 @@ def run(cfg: ReportStage) -> Path:
         read_artifact(folder / name, verify=False) for name in ORDER if (folder / name / "manifest.json").is_file()
     ]
     evaluation = next((a for a in artifacts if a.manifest["kind"] == "evaluation"), None)
-    if evaluation is None:
-        raise ArtifactError(f"{folder}: no sealed evaluation; run stages.evaluate name={cfg.name} first")
-    shutil.copy(evaluation.folder / "results.json", folder / "results.json")
-    return write_report(folder / "report.html", assembled(cfg.name, artifacts, evaluation))
+    if evaluation is not None:
+        shutil.copy(evaluation.folder / "results.json", folder / "results.json")
+        return write_report(folder / "report.html", assembled(cfg.name, artifacts, evaluation))
+    if reward_among(artifacts) is None:
+        raise ArtifactError(
+            f"{folder}: no sealed evaluation or reward model; run stages.evaluate name={cfg.name} first"
+        )
+    return write_report(folder / "report.html", of_reward_model(cfg.name, artifacts))
+
+
+def reward_among(artifacts: Sequence[Artifact]) -> Artifact | None:
+    return next((a for a in artifacts if a.manifest["kind"] == "reward"), None)
+
+
+def of_reward_model(name: str, artifacts: Sequence[Artifact]) -> Report:
+    """The page of an experiment that has come as far as its reward model."""
+    reward = reward_among(artifacts)
+    return Report(
+        title=f"{name}: how good is the reward model?",
+        models=(),
+        stages=tuple(stage_record(artifact) for artifact in artifacts),
+        reward_quality=reward_quality(reward) if reward else None,
+        alerts=tuple(alerts(artifacts)),
+        facts=facts(artifacts, reward.manifest) if reward else {},
+    )
 
 
 def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) -> Report:
     """Everything that the page shows."""
     results = json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8"))
     reference = evaluation.manifest["config"]["reference"]
-    reward = next((a for a in artifacts if a.manifest["kind"] == "reward"), None)
+    reward = reward_among(artifacts)
     manifest = evaluation.manifest
     known = set().union(*map(estimates, results.values()))
     return Report(
@@ -81,18 +99,23 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
         models=tuple(model_result(model, results[model], reference) for model in manifest["facts"]["models"]),
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         frontiers=tuple(frontiers(evaluation)),
-        reward_quality=tuple(reward_quality(reward)) if reward else (),
+        reward_quality=reward_quality(reward) if reward else None,
         samples=tuple(samples(evaluation)),
         alerts=tuple(alerts(artifacts)),
-        facts={
-            "seed": str(manifest["seed"]),
-            "stages": f"{sum(a.manifest['wall_seconds'] for a in artifacts):.0f} s",
-            "CPUs": str(manifest["hardware"]["host_cpus"]),
-            "commit": str(manifest["git_commit"] or "none")[:10],
-        },
+        facts=facts(artifacts, manifest),
         metrics=(*METRICS, *(m for m in (*QUESTION_METRICS, *WORLD_METRICS) if m.key in known)),
         tasks=tuple(task_tables(results[reference])),
     )
+
+
+def facts(artifacts: Sequence[Artifact], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What stands below the title."""
+    return {
+        "seed": str(manifest["seed"]),
+        "stages": f"{sum(a.manifest['wall_seconds'] for a in artifacts):.0f} s",
+        "CPUs": str(manifest["hardware"]["host_cpus"]),
+        "commit": str(manifest["git_commit"] or "none")[:10],
+    }
 
 
 def model_result(name: str, found: Mapping[str, Any], reference: str) -> ModelResult:
@@ -147,19 +170,6 @@ def frontiers(evaluation: Artifact) -> Iterator[Frontier]:
                 FrontierPoint(max(p["kl"], 0.0), p["proxy"], p["gold"], int(p["iteration"]), p["kept"]) for p in points
             ),
         )
-
-
-def reward_quality(reward: Artifact) -> Iterator[AxisQuality]:
-    for axis, found in reward.manifest["metrics"].get("held_out", {}).items():
-        if axis in AXES:
-            yield AxisQuality(
-                axis,
-                Estimate(**found["accuracy"]),
-                Estimate(**found["own_samples"]) if "own_samples" in found else None,
-                found.get("calibration_error"),
-                found.get("temperature"),
-                tuple(ReliabilityBin(b["confidence"], b["accuracy"], int(b["count"])) for b in found.get("bins", ())),
-            )
 
 
 def samples(evaluation: Artifact) -> Iterator[Sample]:

@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-from evals.intervals import bootstrap_mean
 from instruct.sources import WORLD
 from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat
@@ -20,13 +19,14 @@ from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
 from models.options import RUNTIME
-from models.scorer import raw_scores, reward_model_from
-from reward.assessment import is_own_sample, outcomes
-from reward.calibration import affine_stats, calibrate
+from models.scorer import AXES, reward_model_from, without_length
+from reward.assessment import scored_pairs
+from reward.calibration import affine_stats, length_slope
 from reward.rankings import write_rankings
-from reward.readers import RankingData, read_rankings
+from reward.readers import RankingData, RankingSplit, read_rankings
 from reward.sampling import SAMPLED, SamplingConfig
 from reward.training import RankingObjective, RankingRows, RewardLoss
+from stages.reward_quality import measured, scored_rankings
 from stages.sampled_rankings import sampled_rankings
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
@@ -51,6 +51,7 @@ class RewardStage(StageConfig):
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
+    length_control: bool = False  # scores are less what length explains at equal labels, fitted on training rankings
     engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration, on pairs of one axis
 
     def __post_init__(self) -> None:
@@ -58,6 +59,8 @@ class RewardStage(StageConfig):
         check_engine(self.engine, self.deepspeed, self.adapter, self.trainer)
         if self.engine == "trl" and self.data.path == WORLD:
             raise ConfigError("engine=trl takes pairs on one axis, the world's rankings are longer; use engine=ours")
+        if self.engine == "trl" and self.loss != RewardLoss(center=self.loss.center):
+            raise ConfigError("engine=trl has loss.center alone of the options of loss; use engine=ours for the others")
 
 
 def run(cfg: RewardStage) -> Artifact:
@@ -73,11 +76,11 @@ def run(cfg: RewardStage) -> Artifact:
         else:
             data = read_rankings(cfg.data)
             run.say(str(data))
-            train, held, facts = data.train, data.eval, {"reading": str(data)}
+            train, held, facts = data.train, data.eval, facts_of(data)
         run.write("rankings.jsonl", lambda path: write_rankings(path, train))
         run.write("held_out.jsonl", lambda path: write_rankings(path, held))
-        rows = RankingRows(train, chat, cfg.layout, length)
-        held_rows = RankingRows(held, chat, cfg.layout, length) if held else None
+        rows = RankingRows(train, chat, cfg.layout, length, cfg.loss)
+        held_rows = RankingRows(held, chat, cfg.layout, length, cfg.loss) if held else None
         objective, found = RankingObjective(cfg.loss), {}
         model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter, base=folder)
         batches = ShuffledBatches(
@@ -85,71 +88,42 @@ def run(cfg: RewardStage) -> Artifact:
         )
         if cfg.engine == "trl":
             engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
-            engine.reward(model, rows.labels, center=cfg.loss.center)
+            engine.reward(model, rows.labels_of_one_judge(), center=cfg.loss.center)
         else:
             measure = partial(held_out, model, held_rows, objective) if held_rows and cfg.trainer.eval_every else None
             found = run.train(model, batches, objective, cfg.trainer, measure=measure)
-        normalise(model, rows)
-        metrics: dict[str, object] = {"rankings": len(rows), "rankings_dropped": rows.n_dropped, **found}
+        for axis in normalise(model, rows, length_control=cfg.length_control):
+            run.say(f"{axis}: all reference completions score the same; its scores say nothing")
+        dropped = {"rankings_dropped": rows.n_dropped, "rankings_cut_alike": rows.n_alike}
+        metrics: dict[str, object] = {"rankings": len(rows), **dropped, **found}
         if held_rows:
-            metrics |= measured(model, held_rows, run)
+            metrics |= measured(model, held_rows, chat, run)
         return run.seal("reward", model=model, tokenizer=tokenizer, metrics=metrics, facts=facts)
 
 
-@torch.no_grad()
-def normalise(model: PreTrainedModel, rows: RankingRows, n: int = 512) -> None:
+def normalise(model: PreTrainedModel, rows: RankingRows, *, length_control: bool, n: int = 512) -> list[str]:
     """Mean and spread of each axis on reference completions go into the model's config: the policy's own samples where
-    the rankings name them, all responses otherwise."""
-    scores = scores_of(model, rows, range(min(n, len(rows))))
-    own = [source == SAMPLED for r in rows.rankings[:n] for source in r.sources]
-    stats = affine_stats(scores[torch.tensor(own)] if sum(own) > 1 else scores)
+    the rankings name them, all responses otherwise. length_control: what length explains goes there too, and is taken
+    off. Returns the axes whose scores are all the same."""
+    scored = scored_rankings(model, rows, range(min(n, len(rows))))
+    scores, lengths = torch.cat([one.scores for one in scored]), torch.cat([one.lengths for one in scored])
+    if length_control:
+        pairs = [scored_pairs(scored, axis, ties=True) for axis in range(len(AXES))]
+        model.config.reward_length_slope = [length_slope(p.delta, p.longer, p.strength) for p in pairs]
+        model.config.reward_length_mean = float(lengths.double().mean())
+        scores = without_length(model, scores, lengths)
+    own = torch.tensor([source == SAMPLED for one in scored for source in one.ranking.sources])
+    stats = affine_stats(scores[own] if own.sum() > 1 else scores)
     model.config.reward_mean, model.config.reward_std = list(stats.mean), list(stats.std)
+    return [axis for axis, column in zip(AXES, scores.T, strict=True) if (column == column[0]).all()]
 
 
-@torch.no_grad()
-def scores_of(model: PreTrainedModel, rows: RankingRows, indices: range, batch_size: int = 32) -> torch.Tensor:
-    """Raw scores of all responses of some rankings, in order, (responses, axes)."""
-    model.eval()
-    parts = []
-    for first in range(0, len(indices), batch_size):
-        batch = rows.collate(indices[first : first + batch_size])
-        parts.append(raw_scores(model, {k: v.to(model.device) for k, v in batch.items()}).cpu())
-    return torch.cat(parts)
-
-
-def measured(model: PreTrainedModel, rows: RankingRows, run: Run) -> dict[str, object]:
-    """Per axis: accuracy on held-out rankings, on the policy's own samples alone, and calibration."""
-    scores = scores_of(model, rows, range(len(rows))).split([len(r.responses) for r in rows.rankings])
-    whole = outcomes(rows.rankings, scores)
-    own = outcomes(rows.rankings, scores, is_own_sample)
-    found: dict[str, object] = {}
-    for axis, outcome in whole.items():
-        accuracy = bootstrap_mean(outcome.per_prompt)
-        found[axis] = {"accuracy": accuracy.as_dict(), **calibration_of(outcome.deltas)}
-        line = f"{axis}: held-out accuracy {accuracy.mean:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]"
-        if axis in own:
-            samples = bootstrap_mean(own[axis].per_prompt)
-            found[axis] |= {"own_samples": samples.as_dict()}
-            line += f", on the policy's own samples {samples.mean:.3f}"
-        run.say(line)
-    return {"held_out": found}
-
-
-def calibration_of(deltas: torch.Tensor) -> dict[str, object]:
-    """The temperature from one half of the pairs, judged on the other."""
-    if len(deltas) < 4:
-        return {}
-    found = calibrate(deltas[::2], deltas[1::2])
-    bins = [
-        {"confidence": c, "accuracy": a, "count": n}
-        for c, a, n in zip(*(x.tolist() for x in found.bins[1:]), strict=True)
-        if n
-    ]
+def facts_of(data: RankingSplit) -> dict[str, object]:
+    """What was read and dropped, and how far judges agree, for the manifest."""
     return {
-        "temperature": found.temperature,
-        "calibration_error": found.after.ece,
-        "calibration_error_before": found.before.ece,
-        "bins": bins,
+        "reading": str(data),
+        "data": [reading.counts() for reading in data.readings],
+        "agreement": data.agreement.as_dict(),
     }
 
 

@@ -56,7 +56,10 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
 
 @pytest.mark.parametrize("choice", sorted(path.stem for path in (CONF / "data").glob("*.yaml")))
 def test_every_choice_of_data_composes_for_a_stage_that_reads_it(choice: str) -> None:
-    more = {"pairs": ("data.axes=[helpful]",), "task": ("data.template=sentiment",)}.get(choice, ())
+    more = {
+        **dict.fromkeys(("pairs", "best_of_n"), ("data.axes=[helpful]",)),
+        "task": ("data.template=sentiment",),
+    }.get(choice, ())
     read = [name for name in READERS if _reads(name, choice, more)]
     assert read, f"no stage takes data={choice}"
 

@@ -14,18 +14,29 @@ from evals.results import (
     TASK_METRICS,
     Alert,
     Answer,
-    AxisQuality,
     Frontier,
     FrontierPoint,
     Metric,
     ModelResult,
-    ReliabilityBin,
     Report,
     Sample,
     StageRecord,
     TaskTable,
     estimates,
     nested,
+)
+from evals.reward_results import (
+    AxesAgree,
+    AxisQuality,
+    Group,
+    Hack,
+    HackResult,
+    JudgesAgree,
+    Mistake,
+    ReliabilityBin,
+    RewardQuality,
+    SourceGroup,
+    Told,
 )
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -64,10 +75,37 @@ class Page(HTMLParser):
         return "".join(self.words)
 
 
+def reward_quality(text="hello"):
+    share = Estimate(0.8, 0.7, 0.9, 50)
+    helpful = AxisQuality(
+        "helpful",
+        share,
+        one_judge=share,
+        judges=JudgesAgree(0.82, 0.9, 1234),
+        calibration_error=0.05,
+        temperature=1.2,
+        bins=(ReliabilityBin(0.6, 0.55, 10), ReliabilityBin(0.9, 0.95, 30)),
+        length_correlation=0.31,
+        by_length={"shorter": Group(0.61, 40), "longer_wins": Group(0.57, 100)},
+        by_strength={(0.25, 0.5): Group(0.66, 10)},
+        by_source={f"model {text}": SourceGroup(0.72, 33, 0.25, 0.75)},
+    )
+    pays = HackResult(Estimate(0.62, 0.55, 0.7, 60), Estimate(0.4, 0.3, 0.5, 60))
+    fails = HackResult(Estimate(0.02, 0.0, 0.05, 60), Estimate(-1.5, -1.7, -1.3, 60))
+    return RewardQuality(
+        axes=(helpful, AxisQuality("harmless", share, share)),
+        hacks=(
+            Hack("flattery", "praise", {"helpful": pays, "harmless": fails}),
+            Hack("length", "length", {"helpful": fails}),
+        ),
+        axes_agree=(AxesAgree(("helpful", "harmless"), 100, 0.75, 40, 0.7, 0.5),),
+        mistakes=(Mistake("helpful", text, Told(text, text, -0.5), Told("x" * 1000, "", 2.0), 0.97),),
+    )
+
+
 def full_report(text="hello"):
     measured = {m.key: Estimate(0.5, 0.45, 0.55, 100) for m in (*METRICS, *TASK_METRICS)}
     gains = {key: Estimate(0.1, 0.05, 0.15, 100) for key in measured}
-    bins = (ReliabilityBin(0.6, 0.55, 10), ReliabilityBin(0.9, 0.95, 30))
     return Report(
         title=f"title {text}",
         models=(
@@ -90,7 +128,7 @@ def full_report(text="hello"):
             ),
         ),
         frontiers=(Frontier("ppo", (FrontierPoint(0, 0, 0.5), FrontierPoint(4, 1, 0.6, 8, kept=True))),),
-        reward_quality=(AxisQuality("helpful", Estimate(0.8, 0.7, 0.9, 50), None, 0.05, 1.2, bins),),
+        reward_quality=reward_quality(text),
         samples=(Sample(text, {"base": Answer(text, {"helpful": 0.5}), "sft": Answer("")}, text, right=text),),
         alerts=(Alert("ppo", text, severe=True),),
         facts={"seed": text},
@@ -204,6 +242,37 @@ def test_a_right_answer_stands_beside_the_answers(tmp_path):
 def test_a_tree_of_estimates_and_their_dotted_names_say_the_same(values):
     found = {name: Estimate(value, value, value, 1) for name, value in values.items()}
     assert estimates(nested({name: estimate.as_dict() for name, estimate in found.items()})) == found
+
+
+def test_a_reward_model_alone_has_a_page_of_its_own(tmp_path):
+    page = Page(written(tmp_path, Report("t", (), reward_quality=reward_quality())))
+    assert page.open == [] and "Reward model" in page.text and "Lineage" in page.text
+    assert "Did the model get better" not in page.text and "No model was evaluated." not in page.text
+
+
+def test_a_hack_that_pays_is_red_and_said_in_words(tmp_path):
+    text = written(tmp_path, Report("t", (), reward_quality=reward_quality()))
+    flattery, length = re.findall(r'<tr><th scope="row">(?:flattery|length)</th>.*?</tr>', text)
+    assert 'class="worse" title="n = 60"><b>62% [55%, 70%]</b><small>+0.40</small>' in flattery
+    assert "Pays on helpful: training against this model will learn it. Rewards praise." in flattery
+    assert "Does not pay." in length and 'class="better"' in length and "<td>&ndash;</td>" in length
+
+
+def test_the_reward_section_shows_groups_judges_and_mistakes(tmp_path):
+    page = Page(written(tmp_path, Report("t", (), reward_quality=reward_quality("why <b>?"))))
+    for shown in (
+        "better response is shorter0.6140 pairs",
+        "always picking the longer one0.57100 pairs",
+        "0.25 to 0.5: 10 pairs",
+        "model why <b>?25% → 75%0.72 of 33",
+        "two judges agree0.821,234 pairs",
+        "ceiling that this sets0.90",
+        "helpful and harmless75%100 pairs70%40 pairs50%40 pairs",
+        "why <b>?helpful, 97% sure",
+        "score −0.50",
+        "600 more characters",
+    ):
+        assert shown in page.text, shown
 
 
 def test_writing_makes_the_folder_and_leaves_nothing_beside(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import DataError
-from reward.metrics import best_of_n, correlation, ensemble, kendall_tau, length_bias, pair_accuracy, top1
+from reward.metrics import best_of_n, correlation, ensemble, kendall_tau, pair_accuracy, top1
 
 
 def test_accuracy_counts_ties_half_and_strict_not_at_all():
@@ -91,16 +91,3 @@ def test_correlation_by_hand():
     assert correlation(double([1, 2, 3]), double([2, 4, 6])) == pytest.approx(1.0)
     assert correlation(double([0, 1, 0, 1]), double([0, 0, 1, 1])) == pytest.approx(0.0)
     assert correlation(double([1, 1]), double([2, 4])) is None
-
-
-def test_length_bias_tells_a_model_that_only_measures():
-    n_chosen, n_rejected = double([10, 5, 100]), double([5, 10, 95])
-    bias = length_bias(n_chosen, n_rejected, n_chosen, n_rejected)
-    assert bias.correlation == pytest.approx(1.0)
-    assert (bias.accuracy_chosen_longer, bias.accuracy_chosen_shorter, bias.accuracy_similar) == (1.0, 0.0, 1.0)
-    assert bias.longer_wins == pytest.approx(2 / 3)
-
-
-def test_kinds_of_pairs_that_do_not_occur_have_no_accuracy():
-    bias = length_bias(double([1.0]), double([0.0]), double([5]), double([5]))
-    assert bias.accuracy_chosen_shorter is None and bias.accuracy_similar == 1.0

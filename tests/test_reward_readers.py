@@ -19,7 +19,7 @@ from models.errors import BadRow, ConfigError, DataError, Origin
 from models.scorer import AXES
 from models.split import Split
 from reward.rankings import Ranking, write_rankings
-from reward.readers import FORMATS, RankingData, read_rankings
+from reward.readers import FORMATS, RATED_FORMATS, RankingData, read_rankings
 
 CONF = Path(__file__).parents[1] / "conf" / "data"
 P = (Message("user", "p"),)
@@ -32,12 +32,13 @@ def saved(folder: Path, *rows: Any) -> str:
 
 
 def split_of(folder: Path, form: str, *rows: Any, **options: Any) -> Split[Ranking]:
-    options = {"axes": ["helpful"], "eval_fraction": 0.0} | options
+    stated = {"ratings": {"helpfulness": "helpful"}} if form in RATED_FORMATS else {"axes": ["helpful"]}
+    options = {"eval_fraction": 0.0} | stated | options
     return read_rankings(RankingData(path=saved(folder, *rows), format=form, **options))
 
 
 def only(folder: Path, form: str, row: Any, **options: Any) -> Ranking:
-    (ranking,) = split_of(folder, form, row, **options).train
+    (ranking,) = split_of(folder, form, *(row if isinstance(row, list) else [row]), **options).train
     return ranking
 
 
@@ -65,8 +66,17 @@ GOOD: dict[str, Any] = {
     "llmbar": {"input": "p", "output_1": "b", "output_2": "a", "label": 2},
     "kwise": {"prompt": "p", "responses": texts({"rank": 1}, {"rank": 2})},
     "oasst": {"messages": chat("p"), "responses": texts({"rank": 0}, {"rank": 1})},
+    "best_of_n": {"prompt": "p", "responses": ["b", "a"], "best": 1},
     "xstest": {"prompt": "p", "label": "safe", "responses": texts({"implied_score": 2}, {"implied_score": 0})},
     "gsm8k": {"prompt": "p", "responses": texts({"is_correct": True}, {"is_correct": False})},
+    "rated": {"prompt": "p", "responses": texts({"ratings": {"helpfulness": 5}}, {"ratings": {"helpfulness": 1}})},
+    "ultrafeedback": {
+        "instruction": "p",
+        "completions": [
+            {"response": text, "annotations": {"helpfulness": {"Rating": rating}}} for text, rating in ("a5", "b1")
+        ],
+    },
+    "helpsteer": [{"prompt": "p", "response": text, "helpfulness": rating} for text, rating in (("a", 5), ("b", 1))],
 }
 
 
@@ -82,8 +92,8 @@ def test_each_form_says_that_a_is_more_helpful_than_b(tmp_path: Path, form: str)
 
 
 def test_every_form_has_an_example_here_and_a_choice_in_conf() -> None:
-    assert set(GOOD) == set(FORMATS)
-    assert all((CONF / f"{name}.yaml").is_file() for name in (*FORMATS, "truthful"))
+    assert set(GOOD) == {*FORMATS, *RATED_FORMATS}
+    assert all((CONF / f"{name}.yaml").is_file() for name in (*GOOD, "truthful"))
 
 
 def test_a_preference_speaks_of_the_stated_axes_alone(tmp_path: Path) -> None:
@@ -93,7 +103,7 @@ def test_a_preference_speaks_of_the_stated_axes_alone(tmp_path: Path) -> None:
     assert ranking.scores == ((1.0, 1.0, None), (0.0, 0.0, None))
 
 
-@pytest.mark.parametrize("form", [form for form in GOOD if form != "xstest"])
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "xstest"])
 def test_no_axis_is_assumed(tmp_path: Path, form: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.axes is empty: state which of helpful, honest, harmless"):
         split_of(tmp_path, form, GOOD[form], axes=[])
@@ -374,12 +384,12 @@ def test_any_rankings_read_back_as_they_were_written(
 # --- configs and real files -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "truthful"])
+@pytest.mark.parametrize("name", [*GOOD, "truthful"])
 def test_each_choice_of_data_is_a_checked_config_that_asks_for_a_path(name: str) -> None:
     choice = OmegaConf.merge(OmegaConf.structured(RankingData), OmegaConf.load(CONF / f"{name}.yaml"))
     with pytest.raises(OmegaConfBaseException, match="path"):
         OmegaConf.to_object(choice)
-    given_path = OmegaConf.merge(choice, {"path": "x"}, {"axes": ["helpful"]} if name == "pairs" else {})
+    given_path = OmegaConf.merge(choice, {"path": "x"}, {"axes": ["helpful"]} if name in ("pairs", "best_of_n") else {})
     data = OmegaConf.to_object(given_path)
     assert data.format == ("kwise" if name == "truthful" else name)
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")

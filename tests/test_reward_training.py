@@ -12,7 +12,7 @@ from models.errors import ConfigError, Origin
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy
 from models.scorer import reward_model_from
-from reward.assessment import is_own_sample, outcomes
+from reward.assessment import Scored, is_own_sample, of_sources, scored_pairs
 from reward.rankings import Ranking
 from reward.sampling import SAMPLED, Candidate, SamplingConfig, flipped_pairs, rank, with_noise
 from reward.training import RankingObjective, RankingRows, RewardLoss
@@ -76,18 +76,84 @@ def test_an_axis_of_weight_zero_teaches_nothing(chat_and_model) -> None:
     assert model.score.weight.grad[0].abs().max() > 0
 
 
+VOTED = Ranking(
+    PROMPT,
+    ("lima .", "i do not know ."),
+    ((0.75, None, None), (0.25, None, None)),
+    ("", ""),
+    Origin("made", 2),
+    (((1.0, None, None), (0.0, None, None)), ((0.5, None, None), (0.5, None, None))),
+)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"name": "regression"},
+        {"margin": 1.0},
+        {"label_smoothing": 0.1},
+        {"ties": "half"},
+        {"center": 0.0},
+        {"helpful": 3.0},
+    ],
+)
+def test_every_option_of_the_loss_changes_it_and_its_gradient(chat_and_model, changed: dict[str, object]) -> None:
+    chat, model = chat_and_model
+    found = []
+    for cfg in (RewardLoss(), RewardLoss(**changed)):
+        batch = RankingRows([*RANKINGS, VOTED], chat, LayoutConfig(), 256, cfg).collate(range(4))
+        model.zero_grad()
+        loss, _ = RankingObjective(cfg)(model, batch, batch["units"])
+        loss.backward()
+        found.append((loss.item(), model.score.weight.grad.clone()))
+    assert abs(found[0][0] - found[1][0]) > 1e-4 and not torch.allclose(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("name", ["pairs", "plackett_luce", "regression"])
+def test_whatever_the_loss_micro_batches_add_up_and_judges_may_differ_in_number(chat_and_model, name: str) -> None:
+    chat, model = chat_and_model
+    cfg = RewardLoss(name=name)
+    rankings = [RANKINGS[1], VOTED] if name != "plackett_luce" else [untied(RANKINGS[0]), VOTED]
+    rows = RankingRows(rankings, chat, LayoutConfig(), 256, cfg)
+    whole = rows.collate(range(2))
+    expected, _ = RankingObjective(cfg)(model, whole, whole["units"])
+    parts = [RankingObjective(cfg)(model, rows.collate([i]), whole["units"])[0] for i in range(2)]
+    torch.testing.assert_close(sum(parts), expected)
+
+
+def untied(found: Ranking) -> Ranking:
+    return ranking(*(tuple(None if x is None else x + 0.01 * k for x in s) for k, s in enumerate(found.scores)))
+
+
+def test_votes_pull_less_than_one_judge_of_the_same_order(chat_and_model) -> None:
+    chat, model = chat_and_model
+    pulls = []
+    for made in (VOTED, Ranking(*(getattr(VOTED, f) for f in ("prompt", "responses", "scores", "sources", "origin")))):
+        batch = RankingRows([made], chat, LayoutConfig(), 256).collate([0])
+        model.zero_grad()
+        RankingObjective(RewardLoss(center=0.0))(model, batch, batch["units"])[0].backward()
+        pulls.append(float(model.score.weight.grad.norm()))
+    # one of two votes and half of a tie: the share is 3/4, so the pull is sg(d) - 3/4 in place of sg(d) - 1
+    assert pulls[0] < pulls[1]
+
+
+def scored(ranking: Ranking, *scores: tuple[float, float, float]) -> Scored:
+    return Scored(ranking, torch.tensor(scores), torch.ones(len(scores)))
+
+
 def test_accuracy_counts_each_prompt_once_and_ties_half() -> None:
-    scores = [torch.tensor([[2.0, 0, 1], [1.0, 0, 1], [0.0, 0, 0]]), torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])]
-    found = outcomes(RANKINGS[:2], scores)
-    assert found["helpful"].per_prompt == [1.0, 0.5]
-    assert found["honest"].per_prompt == [0.5]
-    assert found["harmless"].per_prompt == [0.5]
+    made = [scored(RANKINGS[0], (2, 0, 1), (1, 0, 1), (0, 0, 0)), scored(RANKINGS[1], (1, 0, 0), (1, 0, 0))]
+    right = []
+    for axis in range(3):
+        pairs = scored_pairs(made, axis)
+        right.append(pairs.by_prompt(pairs.right()))
+    assert right == [[1.0, 0.5], [0.5], [0.5]]
 
 
 def test_own_samples_are_judged_apart() -> None:
     mixed = ranking((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), sources=(SAMPLED, "wrong", SAMPLED))
-    found = outcomes([mixed], [torch.tensor([[1.0] * 3, [9.0] * 3, [0.0] * 3])], is_own_sample)
-    assert found["helpful"].per_prompt == [1.0]
+    made = [scored(mixed, (1, 1, 1), (9, 9, 9), (0, 0, 0))]
+    assert of_sources(made, scored_pairs(made, 0), is_own_sample).right().tolist() == [1.0]
 
 
 def test_equal_texts_count_once_and_prompts_without_a_difference_are_left_out() -> None:

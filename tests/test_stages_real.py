@@ -126,6 +126,34 @@ def test_every_real_instruction_file_is_trained_on_and_every_row_accounted_for(
     assert reading["rows"] == reading["kept"] + sum(listed["rows"] for listed in reading["dropped"].values())
 
 
+@pytest.mark.parametrize(
+    ("form", "name", "rows", "axes"),
+    [
+        ("oasst", "kwise_oasst.jsonl", 102, {"helpful"}),
+        ("xstest", "kwise_xstest.jsonl", 220, {"helpful", "harmless"}),
+        ("gsm8k", "kwise_gsm8k.jsonl", 653, {"helpful", "honest"}),
+        ("truthful", "kwise_instructgpt_truthful.jsonl", 51, {"helpful", "honest"}),
+        ("hh", "hh_harmless_pairs.jsonl", 1186, {"harmless"}),
+        ("sharegpt_pairs", "dpo_en_demo.json", 300, {"helpful"}),
+        ("llmbar", "llmbar_natural.json", 100, {"helpful"}),
+        ("stack_exchange", "stack_exchange_paired_tiny.json", 25, {"helpful"}),
+    ],
+)
+def test_every_real_file_of_rankings_is_trained_on_and_every_row_accounted_for(
+    form: str, name: str, rows: int, axes: set[str], tmp_path: Path, llama_folder: str
+) -> None:
+    options = (f"data={form}", f"data.path={real(name)}", f"model.path={llama_folder}", f"outputs={tmp_path}", *STEPS)
+    held_out = f"data.eval_fraction={min(0.4, 12 / rows)}"
+    made = run("reward", *options, "layout.max_length=64", "trainer.batch_size=2", held_out)
+    [reading], metrics = made.manifest["facts"]["data"], made.manifest["metrics"]
+    assert reading["rows"] == rows == reading["kept"] + sum(listed["rows"] for listed in reading["dropped"].values())
+    held = sum(1 for _ in (made.folder / "held_out.jsonl").open())
+    used = metrics["rankings"] + metrics["rankings_dropped"] + metrics["rankings_cut_alike"]
+    assert reading["kept"] == used + held
+    assert set(metrics["held_out"]) == axes and set(metrics["hacks"]) <= axes
+    assert all(0 <= found["accuracy"]["mean"] <= 1 for found in metrics["held_out"].values())
+
+
 def test_a_real_pretrained_llama_goes_through_every_stage_on_real_data(tmp_path: Path) -> None:
     if not (STORIES / "model.safetensors").is_file():
         pytest.skip(f"no model in {STORIES}; set HHH_REAL_DATA to the folder of data beside models/")
