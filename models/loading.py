@@ -124,6 +124,11 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     else:
         read = AutoModelForSequenceClassification.from_pretrained
         model = _read(folder, "weights", read, config=config, **_load_options(cfg))
+    if not hasattr(model, "score"):
+        raise ArtifactError(
+            f"{folder}: {type(model).__name__} has no head `score` that reads a last token; use a reward model on a "
+            "causal language model"
+        )
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
 
