@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from models.chat import ChatFormat, Message
-from models.errors import ArtifactError, ConfigError
+from models.errors import ConfigError
 from models.layout import LayoutConfig, Tree
 from models.loading import ModelConfig, load_scorer
 from models.scorer import score_trees
-from reward.ensemble import EnsembleConfig, Replies
-from stages.reward_models import load_ensemble
 from stages.trl_reward import VARIABLE, learned_reward, reward_function
 
 ASKED = [
@@ -123,7 +119,7 @@ def test_trl_trains_on_it(kind: str, tiny: Path, tmp_path: Path, monkeypatch: py
 
 def test_trl_takes_the_folder_itself_for_one_axis_alone(tiny: Path, tmp_path: Path) -> None:
     """TRL opens a folder with num_labels=1; three axes are refused by transformers, not read wrongly."""
-    with pytest.raises((RuntimeError, ValueError), match="size|mismatch"):
+    with pytest.raises((RuntimeError, ValueError), match=r"size|mismatch"):
         online("grpo", tiny, tmp_path, [str(tiny / "outputs/tiny/reward/model")])
 
 
@@ -136,5 +132,3 @@ def test_a_reward_function_needs_models_and_an_environment_that_names_them(monke
     _of_environment.cache_clear()
     with pytest.raises(ConfigError, match=VARIABLE):
         learned_reward(["a"], ["b"])
-
-
