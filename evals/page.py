@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evals.answers import samples_section
+from evals.best_of import best_of_section
 from evals.course import lineage_section, training_section
+from evals.ensemble import ensemble_section
 from evals.frontier import frontier_chart
 from evals.markup import colours, document, empty, heading, legend
 from evals.notation import escaped, number
@@ -25,7 +27,9 @@ def render(report: Report) -> str:
         **({"Tasks": ("tasks", tasks_section(report))} if report.tasks else {}),
         "Axes": ("axes", axes_section(report)),
         "Reward and KL": ("frontier", frontier_section(report)),
+        **({"Best of n": ("best-of", best_of_section(report))} if report.best_of else {}),
         "Reward model": ("reward", reward_section(report.reward_quality)),
+        **({"Ensemble": ("ensemble", ensemble_section(report.ensemble))} if report.ensemble else {}),
         "Answers": ("answers", samples_section(report)),
         "Training": ("training", training_section(report.stages)),
         "Lineage": ("lineage", lineage_section(report.stages)),

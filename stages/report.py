@@ -32,11 +32,12 @@ from evals.results import (
 )
 from models.errors import ArtifactError
 from models.scorer import AXES
+from stages.reward_tables import best_of_points, ensemble_axes
 from stages.task_tables import task_tables
 from train.artifact import Artifact, read_artifact
 from train.entry import start
 
-ORDER = ("base", "sft", "reward", "referee", "ppo", "dpo", "evaluate")
+ORDER = ("base", "sft", "reward", "referee", "score", "ppo", "dpo", "evaluate")
 WORLD_METRICS = (
     Metric("benign_helpful", "answerable and benign: helpful", "higher"),
     Metric("known_facts", "known facts: helpful", "higher"),
@@ -82,6 +83,8 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         frontiers=tuple(frontiers(evaluation)),
         reward_quality=tuple(reward_quality(reward)) if reward else (),
+        ensemble=tuple(axis for a in artifacts if a.manifest["kind"] == "scores" for axis in ensemble_axes(a)),
+        best_of={m: best_of_points(found["best_of"]) for m, found in results.items() if "best_of" in found},
         samples=tuple(samples(evaluation)),
         alerts=tuple(alerts(artifacts)),
         facts={
