@@ -38,10 +38,11 @@ def curves(title: str, x_label: str, panels: Sequence[Panel]) -> str:
         f'<g transform="translate({i * WIDTH:g} 0)">{"".join(panel_frame(panel, x_label).parts)}</g>'
         for i, panel in enumerate(panels)
     )
-    style = f"{STYLE.read_text(encoding='utf-8')}\nsvg{{background:#fff;font:12px system-ui,sans-serif}}"
+    style = STYLE.read_text(encoding="utf-8")
+    own = "svg{background:#fff;font:12px system-ui,sans-serif}\ntext[class^=c-]{fill:currentColor}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * len(panels):g} {HEIGHT:g}" role="img" '
-        f'aria-label="{title}"><style>{style}</style>{drawn}</svg>\n'
+        f'aria-label="{title}"><style>{style}\n{own}</style>{drawn}</svg>\n'
     )
 
 
@@ -58,7 +59,7 @@ def panel_frame(panel: Panel, x_label: str) -> Frame:
         for x, y in curve.runs:
             frame.dot(x, y, f"dot {curve.colour}", 2.2, f"{curve.name}: {compact(y)}")
     for (name, colour), y in spread([(c.name, c.colour, frame.y(c.points[-1][1])) for c in panel.curves if c.name]):
-        frame.text(WIDTH - LABELS + 6, y + 4, name, f"label {colour}", "start")
+        frame.text(WIDTH - LABELS + 6, y + 4, name, colour, "start")
     return frame
 
 

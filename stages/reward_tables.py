@@ -7,13 +7,15 @@ from typing import Any
 
 from evals.intervals import Estimate
 from evals.results import BestOfPoint, EnsembleAxis
+from models.scorer import AXES
 from train.artifact import Artifact
 
 
 def ensemble_axes(scores: Artifact) -> Iterator[EnsembleAxis]:
     """Of a scoring of labelled rankings by several models; nothing of any other."""
-    for axis, found in scores.manifest["metrics"].get("rankings", {}).items():
-        if "members" in found:
+    rankings = scores.manifest["metrics"].get("rankings", {})
+    for axis in AXES:
+        if "members" in (found := rankings.get(axis, {})):
             yield EnsembleAxis(
                 axis,
                 Estimate(**found["accuracy"]),
