@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from models.chat import ChatFormat, Prompt
 from models.errors import ArtifactError, ConfigError
 from models.layout import LayoutConfig, Tree, fit, separate
-from models.loading import max_positions, same_tokenizer
+from models.loading import max_positions, tokenizer_digest
 from models.options import INPUT
 from models.scorer import AXES, axes_of, score_trees
 from reward.metrics import ensemble
@@ -75,12 +75,16 @@ class RewardEnsemble:
                     f"models={cfg.models}: one scores {', '.join(self.axes)}, another "
                     f"{', '.join(axes_of(model.config))}; read those of the same axes as one"
                 )
+        self._n_tokenizers = len({tokenizer_digest(tokenizer) for _, tokenizer in members})
         self._formats = [ChatFormat(tokenizer) for _, tokenizer in members]
 
     def __call__(self, trees: Sequence[Tree]) -> Tensor:
         """Combined scores of every response, (R, A). The trees hold token ids, which all members must share."""
-        for _, tokenizer in self.members[1:]:
-            same_tokenizer(self.members[0][1], tokenizer, f"models={self.cfg.models}")
+        if self._n_tokenizers > 1:
+            raise ArtifactError(
+                f"models={self.cfg.models}: their tokenizers or templates differ, so no token ids mean the same to "
+                "all; score texts, or train them from one stages.sft artefact"
+            )
         return self.combined(torch.stack([score_trees(model, trees, self.layout) for model, _ in self.members]))
 
     def each(self, asked: Sequence[Replies]) -> Tensor:

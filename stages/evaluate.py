@@ -157,8 +157,8 @@ def subject(run: Run, name: str, path: str, cfg: EvaluateStage) -> Subject:
 
 def examined(run: Run, model: Subject, given: Examination, cfg: EvaluateStage) -> Findings:
     """What one model answers, greedy and sampled, and how it does on every task."""
-    if given.scorer and tokenizer_digest(model.tokenizer) != tokenizer_digest(given.scorer[1]):
-        run.say(f"{model.name}: another tokenizer than the reward model's, which scores the text of its answers")
+    if given.scorer:
+        say_other_tokenizer(run, model, given.scorer)
     greedy, sampled = (
         judged(model, given.prompts, t, run.generator("samples"), given.world, given.scorer, cfg.layout)
         for t in (0.0, cfg.temperature)
@@ -176,10 +176,17 @@ def examined(run: Run, model: Subject, given: Examination, cfg: EvaluateStage) -
 def picked(run: Run, subjects: Sequence[Subject], given: Examination, cfg: EvaluateStage) -> Nested:
     """What picking the best of n samples of one model by the learned reward gives."""
     model = next(subject for subject in subjects if subject.name == cfg.best_of.policy)
+    for member in given.judges.members:
+        say_other_tokenizer(run, model, member)
     sampling = (cfg.temperature, run.generator("best of n"))
     found = best_of(model, given.prompts, given.world, given.judges, cfg.best_of, *sampling)
     run.say(f"{model.name}: the best of {', '.join(found)} samples picked")
     return found
+
+
+def say_other_tokenizer(run: Run, model: Subject, scorer: Scorer) -> None:
+    if tokenizer_digest(model.tokenizer) != tokenizer_digest(scorer[1]):
+        run.say(f"{model.name}: another tokenizer than the reward model's, which scores the text of its answers")
 
 
 def cut(model: Subject, asked: Sequence[Prompt]) -> str:

@@ -88,7 +88,8 @@ def test_picks_that_cannot_be_are_refused(options: tuple[str, ...], said: str) -
 
 def test_a_policy_does_not_pick(tiny: Path, tmp_path: Path) -> None:
     sft = tiny / "outputs/tiny/sft"
-    place = (f"outputs={tmp_path}", "name=x", f"models.sft={sft}", "per_family=1", "max_new_tokens=2")
+    data = ("data=prompts", f"data.path={tiny / 'prompts.jsonl'}", "max_new_tokens=2")
+    place = (f"outputs={tmp_path}", "name=x", f"models.sft={sft}", *data)
     assert "expected a reward model" in refused(
         ArtifactError, "evaluate", *place, "best_of.n=[2]", f"best_of.models=[{sft}]"
     )

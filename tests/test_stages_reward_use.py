@@ -119,6 +119,10 @@ def test_trl_trains_on_it(kind: str, tiny: Path, tmp_path: Path, monkeypatch: py
 
 def test_trl_takes_the_folder_itself_for_one_axis_alone(tiny: Path, tmp_path: Path) -> None:
     """TRL opens a folder with num_labels=1; three axes are refused by transformers, not read wrongly."""
+    sft, scalar = tiny / "outputs/tiny/sft/model", tmp_path / "scalar"
+    AutoModelForSequenceClassification.from_pretrained(sft, num_labels=1).save_pretrained(scalar)
+    AutoTokenizer.from_pretrained(sft).save_pretrained(scalar)
+    assert "rewards/scalar/mean" in online("grpo", tiny, tmp_path, [str(scalar)])[0]
     with pytest.raises((RuntimeError, ValueError), match=r"size|mismatch"):
         online("grpo", tiny, tmp_path, [str(tiny / "outputs/tiny/reward/model")])
 
