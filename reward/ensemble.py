@@ -22,7 +22,6 @@ from models.scorer import AXES, axes_of, score_trees
 from reward.metrics import ensemble
 
 COMBINED = ("mean", "worst", "cautious")
-Member = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass
@@ -63,20 +62,49 @@ class Replies(NamedTuple):
     ended: Sequence[bool] | None = None
 
 
-class RewardEnsemble:
-    """Reward models read as one. Calling it on prompt trees is calling a single scorer."""
+class RewardModel:
+    """One reward model, which reads texts in its own tokens."""
 
-    def __init__(self, members: Sequence[Member], cfg: EnsembleConfig, layout: LayoutConfig) -> None:
-        self.members, self.cfg, self.layout = list(members), cfg, layout
-        self.axes = axes_of(members[0][0].config)
-        for model, _ in members:
-            if axes_of(model.config) != self.axes:
-                raise ArtifactError(
-                    f"models={cfg.models}: one scores {', '.join(self.axes)}, another "
-                    f"{', '.join(axes_of(model.config))}; read those of the same axes as one"
-                )
-        self._n_tokenizers = len({tokenizer_digest(tokenizer) for _, tokenizer in members})
-        self._formats = [ChatFormat(tokenizer) for _, tokenizer in members]
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, layout: LayoutConfig) -> None:
+        self.model, self.tokenizer, self.layout = model, tokenizer, layout
+        self.axes, self.chat = axes_of(model.config), ChatFormat(tokenizer)
+        self.room = layout.max_length or max_positions(model)  # tokens that a prompt with one response may have
+
+    def __call__(self, trees: Sequence[Tree]) -> Tensor:
+        """Normalised scores of every response, (R, A). The trees hold the model's own token ids."""
+        return score_trees(self.model, trees, self.layout)
+
+    def of_texts(self, asked: Sequence[Replies]) -> Tensor:
+        """The same of texts; where they exceed the room, prompts lose their beginning and replies their end."""
+        # A reply of targets alone keeps half of the room at least, so that every tree fits once it is cut.
+        trees = [fit(tree, self.room) or tree for tree in self.trees(asked)]
+        return self(trees if self.layout.tree else [row for tree in trees for row in separate(tree)])
+
+    def trees(self, asked: Sequence[Replies]) -> list[Tree]:
+        """The whole texts in the model's tokens; an empty reply is its end alone."""
+        return [Tree.of(self.chat.prompt(replies.prompt), self._responses(replies)) for replies in asked]
+
+    def cuts(self, asked: Sequence[Replies]) -> list[bool]:
+        """Of each response: whether it and its prompt exceed the room."""
+        return [len(tree.prompt) + len(r) > self.room for tree in self.trees(asked) for r in tree.responses]
+
+    def _responses(self, replies: Replies) -> list[list[int]]:
+        ended = replies.ended or [True] * len(replies.texts)
+        said = zip(replies.texts, ended, strict=True)
+        return [self.chat.response(text, ended=end) or self.chat.end_ids for text, end in said]
+
+
+class RewardEnsemble:
+    """Reward models read as one. Calling it on prompt trees is calling a single one of them."""
+
+    def __init__(self, members: Sequence[RewardModel], cfg: EnsembleConfig) -> None:
+        self.members, self.cfg, self.axes = list(members), cfg, members[0].axes
+        if other := next((member.axes for member in members if member.axes != self.axes), None):
+            raise ArtifactError(
+                f"models={cfg.models}: one scores {', '.join(self.axes)}, another {', '.join(other)}; one ensemble has "
+                "the same axes"
+            )
+        self._n_tokenizers = len({tokenizer_digest(member.tokenizer) for member in members})
 
     def __call__(self, trees: Sequence[Tree]) -> Tensor:
         """Combined scores of every response, (R, A). The trees hold token ids, which all members must share."""
@@ -85,48 +113,15 @@ class RewardEnsemble:
                 f"models={self.cfg.models}: their tokenizers or templates differ, so no token ids mean the same to "
                 "all; score texts, or train them from one stages.sft artefact"
             )
-        return self.combined(torch.stack([score_trees(model, trees, self.layout) for model, _ in self.members]))
+        return self.combined(torch.stack([member(trees) for member in self.members]))
 
     def each(self, asked: Sequence[Replies]) -> Tensor:
-        """Normalised scores by every member, which reads the texts in its own tokens, (M, R, A)."""
-        return torch.stack([score_trees(self.members[m][0], self.trees(m, asked), self.layout) for m in self._places])
+        """Normalised scores of texts by every member, (M, R, A)."""
+        return torch.stack([member.of_texts(asked) for member in self.members])
 
-    def trees(self, member: int, asked: Sequence[Replies]) -> list[Tree]:
-        """The texts as one member reads them: within its positions, prompts losing their beginning, replies their
-        end."""
-        room = self.room(member)
-        trees = [fit(whole, room) or whole for whole in self.whole_trees(member, asked)]
-        return trees if self.layout.tree else [row for tree in trees for row in separate(tree)]
-
-    def whole_trees(self, member: int, asked: Sequence[Replies]) -> list[Tree]:
-        """The texts in one member's tokens; an empty reply is its end alone."""
-        chat = self._formats[member]
-        return [
-            Tree.of(
-                chat.prompt(replies.prompt),
-                [
-                    chat.response(text, ended=ended) or chat.end_ids
-                    for text, ended in zip(replies.texts, replies.ended or [True] * len(replies.texts), strict=True)
-                ],
-            )
-            for replies in asked
-        ]
-
-    def room(self, member: int) -> int:
-        """Tokens that a prompt with one response may have."""
-        return self.layout.max_length or max_positions(self.members[member][0])
-
-    def cut(self, asked: Sequence[Replies]) -> list[bool]:
-        """Of each response: whether a member could not see all of it and its prompt."""
-        seen = [
-            [
-                len(tree.prompt) + len(response) > self.room(m)
-                for tree in self.whole_trees(m, asked)
-                for response in tree.responses
-            ]
-            for m in self._places
-        ]
-        return [any(of_members) for of_members in zip(*seen, strict=True)]
+    def cuts(self, asked: Sequence[Replies]) -> list[bool]:
+        """Of each response: whether it was too long, together with its prompt, for a member."""
+        return [any(of_members) for of_members in zip(*(m.cuts(asked) for m in self.members), strict=True)]
 
     def combined(self, each: Tensor) -> Tensor:
         """(M, R, A) to (R, A), as `combine` says."""
@@ -139,7 +134,3 @@ class RewardEnsemble:
         if not weights.sum() > 0:
             raise ConfigError(f"weights: none is above 0 on the models' axes {', '.join(self.axes)}")
         return scores @ weights / weights.sum()
-
-    @property
-    def _places(self) -> range:
-        return range(len(self.members))

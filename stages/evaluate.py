@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from transformers import PreTrainedTokenizerBase
+
 from evals.harness import Harness, HarnessConfig
 from evals.panel import Nested
 from evals.subject import Subject
@@ -158,7 +160,7 @@ def subject(run: Run, name: str, path: str, cfg: EvaluateStage) -> Subject:
 def examined(run: Run, model: Subject, given: Examination, cfg: EvaluateStage) -> Findings:
     """What one model answers, greedy and sampled, and how it does on every task."""
     if given.scorer:
-        say_other_tokenizer(run, model, given.scorer)
+        say_other_tokenizer(run, model, given.scorer[1])
     greedy, sampled = (
         judged(model, given.prompts, t, run.generator("samples"), given.world, given.scorer, cfg.layout)
         for t in (0.0, cfg.temperature)
@@ -177,15 +179,15 @@ def picked(run: Run, subjects: Sequence[Subject], given: Examination, cfg: Evalu
     """What picking the best of n samples of one model by the learned reward gives."""
     model = next(subject for subject in subjects if subject.name == cfg.best_of.policy)
     for member in given.judges.members:
-        say_other_tokenizer(run, model, member)
+        say_other_tokenizer(run, model, member.tokenizer)
     sampling = (cfg.temperature, run.generator("best of n"))
     found = best_of(model, given.prompts, given.world, given.judges, cfg.best_of, *sampling)
     run.say(f"{model.name}: the best of {', '.join(found)} samples picked")
     return found
 
 
-def say_other_tokenizer(run: Run, model: Subject, scorer: Scorer) -> None:
-    if tokenizer_digest(model.tokenizer) != tokenizer_digest(scorer[1]):
+def say_other_tokenizer(run: Run, model: Subject, tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer_digest(model.tokenizer) != tokenizer_digest(tokenizer):
         run.say(f"{model.name}: another tokenizer than the reward model's, which scores the text of its answers")
 
 

@@ -91,7 +91,7 @@ def scored_lines(judges: RewardEnsemble, rows: Sequence[ScoredRow]) -> list[dict
             raise NumericsError(
                 f"{row.origin}: response {k}: the reward model gave {scores.tolist()}; check its weights"
             )
-    combined, cut = judges.combined(each), judges.cut(asked)
+    combined, cut = judges.combined(each), judges.cuts(asked)
     overall, spread = judges.overall(combined), each.std(0, unbiased=False)
     spread_overall = judges.overall(each).std(0, unbiased=False)
     lines = []

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models_scorer import LAYOUT, made, trees_of
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evals.discrimination import auroc
 from models.chat import ChatFormat, Message
@@ -16,8 +17,9 @@ from models.errors import ArtifactError, ConfigError
 from models.layout import LayoutConfig
 from models.scorer import score_trees
 from reward.agreement import pair_margins
-from reward.ensemble import AxisWeights, EnsembleConfig, Member, Replies, RewardEnsemble
+from reward.ensemble import AxisWeights, EnsembleConfig, Replies, RewardEnsemble, RewardModel
 
+Member = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 ASKED = [
     Replies((Message("user", "what is the capital of peru ?"),), ["lima .", "i do not know ."]),
     Replies((Message("user", "how ?"),), ["the key . " * 3]),
@@ -30,7 +32,7 @@ def members(llama_folder: str) -> list[Member]:
 
 
 def read_as_one(members: list[Member], layout: LayoutConfig = LAYOUT, **options: object) -> RewardEnsemble:
-    return RewardEnsemble(members, EnsembleConfig(**options), layout)
+    return RewardEnsemble([RewardModel(*member, layout) for member in members], EnsembleConfig(**options))
 
 
 @pytest.mark.parametrize("combine", ["mean", "worst", "cautious"])
@@ -73,7 +75,7 @@ def test_members_of_other_tokenizers_read_texts_and_refuse_trees(members: list[M
 def test_what_a_member_cannot_see_is_told(members: list[Member]) -> None:
     longest = Replies((Message("user", "what is " * 200),), ["lima .", "no ."])
     judges = read_as_one(members[:2])
-    assert judges.cut([*ASKED, longest]) == [False, False, False, True, True]
+    assert judges.cuts([*ASKED, longest]) == [False, False, False, True, True]
     assert judges.each([longest]).isfinite().all()
 
 

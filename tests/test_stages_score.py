@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from command import refused, run, stage
+from real_data import real
 from safetensors.torch import load_file, save_file
 from test_reward_ensemble import read_as_one
 from tiny_data import INSTRUCTIONS, PAIRS, RANKINGS, STEPS, written
@@ -210,3 +211,24 @@ def test_scores_that_are_no_numbers_end_the_run_at_their_row(first: str, tmp_pat
 def test_options_that_cannot_be_are_refused(option: str, said: str, first: str, tmp_path: Path) -> None:
     place = options(tmp_path, first, "kwise", RANKINGS)
     assert said in refused(ConfigError, "score", *place, option)
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "more"),
+    [
+        ("hh", "hh_harmless_pairs.jsonl", ()),
+        ("xstest", "kwise_xstest.jsonl", ()),
+        ("sharegpt_pairs", "dpo_en_demo.json", ("data.axes=[helpful]",)),
+        ("alpaca", "alpaca_zh_demo.json", ()),
+    ],
+)
+def test_real_files_are_scored_whole(data: str, name: str, more: tuple[str, ...], first: str, tmp_path: Path) -> None:
+    """Every response that the file holds has one line, in its order; the tiny model cannot see all of the long ones."""
+    place = (f"outputs={tmp_path}", "name=x", f"models=[{first}]", f"data={data}", f"data.path={real(name)}")
+    made = run("score", *place, "data.limit=12", *more)
+    lines = lines_of(tmp_path)
+    found = made.manifest["metrics"]
+    assert found["rows"] == 12 == len({line["row"] for line in lines}) and found["responses"] == len(lines)
+    assert [line["row"] for line in lines] == sorted(line["row"] for line in lines)
+    assert found["cut"] == sum("cut" in line for line in lines)
+    assert ("rankings" in found) == (data != "alpaca")
