@@ -23,8 +23,8 @@ from models.errors import ConfigError, NumericsError
 from models.layout import LayoutConfig
 from models.options import RUNTIME
 from models.scorer import AXES
-from reward.agreement import PairMargins, pair_margins
 from reward.ensemble import EnsembleConfig, RewardEnsemble
+from reward.margins import PairMargins, pair_margins
 from stages.reward_models import load_ensemble
 from stages.scored_rows import ScoredData, ScoredRow, read_scored
 from train.artifact import Artifact

@@ -63,8 +63,8 @@ def scored(row: Row, data: ScoredData) -> list[ScoredRow]:
     return [ScoredRow(row.id, row.origin, Replies(judged.prompt, texts), labels)]
 
 
-def known(judged: float | dict[str, float | None], axes: Sequence[str]) -> AxisScores:
-    """A judgement on each axis; one that names none speaks of `axes`."""
+def known(judged: float | dict[str, float | None] | None, axes: Sequence[str]) -> AxisScores:
+    """A judgement on each axis; one that names none speaks of `axes`, and where there is none, nothing is known."""
     named = judged if isinstance(judged, dict) else dict.fromkeys(axes, judged)
     helpful, honest, harmless = (named.get(axis) for axis in AXES)
     return helpful, honest, harmless

@@ -16,8 +16,8 @@ from models.chat import ChatFormat, Message
 from models.errors import ArtifactError, ConfigError
 from models.layout import LayoutConfig
 from models.scorer import score_trees
-from reward.agreement import pair_margins
 from reward.ensemble import AxisWeights, EnsembleConfig, Replies, RewardEnsemble, RewardModel
+from reward.margins import pair_margins
 
 Member = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 ASKED = [
