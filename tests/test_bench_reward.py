@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.hh_reward import fold
@@ -27,6 +27,7 @@ def ranking(*scores: tuple[float | None, ...], prompt: str = "how ?") -> Ranking
     return Ranking((Message("user", prompt),), texts, scores, ("",) * len(scores), Origin("here", 1))
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SCORES, min_size=2, max_size=5))
 def test_noise_turns_strict_pairs_ties_none_and_keeps_ties(scores: list[tuple[float, float, float]]) -> None:
     clean = ranking(*scores)

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_models_scorer import LAYOUT, made, trees_of
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -126,7 +126,7 @@ def test_members_that_all_tie_are_in_full_doubt() -> None:
 values = st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(values)
 def test_auroc_is_the_share_of_pairs_in_order(rows: list[tuple[int, bool]]) -> None:
     above, below = [x for x, kind in rows if kind], [x for x, kind in rows if not kind]
