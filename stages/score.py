@@ -62,8 +62,8 @@ def run(cfg: ScoreStage) -> Artifact:
     with Run(cfg, stage=cfg.role) as run:
         if run.sealed:
             return run.sealed
-        rows, reading = read_scored(cfg.data)
-        run.say(str(reading))
+        rows, readings = read_scored(cfg.data)
+        run.say("; ".join([*map(str, readings), f"{len(rows)} to score"]))
         judges = load_ensemble(cfg, cfg.layout)
         chunks = [rows[first : first + cfg.chunk] for first in range(0, len(rows), cfg.chunk)]
         lines = GrowingLines(run.folder / "scores.jsonl")
@@ -77,7 +77,7 @@ def run(cfg: ScoreStage) -> Artifact:
                 run.say(f"{min(i * cfg.chunk, len(rows))} of {len(rows)} rows scored")
         metrics = measured(judges, rows, lines.finish())
         run.say(summary(metrics))
-        facts = {"models": cfg.models, "axes": list(judges.axes), "readings": [r.counts() for r in reading.readings]}
+        facts = {"models": cfg.models, "axes": list(judges.axes), "readings": [r.counts() for r in readings]}
         return run.seal("scores", metrics=metrics, facts=facts)
 
 

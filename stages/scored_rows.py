@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from instruct.readers import FORMATS as CONVERSATIONS
-from models.errors import ConfigError, Origin
-from models.reading import Row
+from models.errors import ConfigError, DataError, Origin
+from models.reading import Reading, Row
 from models.scorer import AXES
-from models.split import DataSource, Split, check_choice, prompt_key, read_split
+from models.split import DataSource, check_choice, prompt_key, read_split
 from reward.ensemble import Replies
 from reward.rankings import AxisScores
 from reward.readers import FORMATS as RANKINGS
@@ -45,11 +45,18 @@ class ScoredRow:
     labels: tuple[AxisScores, ...] | None
 
 
-def read_scored(data: ScoredData) -> tuple[list[ScoredRow], Split[ScoredRow]]:
-    """The rows of the side that is asked for, in the file's order, and how all were read."""
+def read_scored(data: ScoredData) -> tuple[list[ScoredRow], tuple[Reading, ...]]:
+    """The rows of the side that is asked for, in the file's order, and how all were read. DataError where there are
+    none."""
     whole = replace(data, eval_fraction=0.0) if data.side == "all" else data
     split = read_split(whole, lambda row: scored(row, data), lambda row: prompt_key(row.replies.prompt))
-    return (split.train if data.side == "all" else split.eval), split
+    rows = split.train if data.side == "all" else split.eval
+    if not rows:
+        raise DataError(
+            f"{data.path}: none of its {len(split.train)} records is held out, so there is nothing to score; raise "
+            "data.eval_fraction, name a data.eval_path, or say data.side=all"
+        )
+    return rows, split.readings
 
 
 def scored(row: Row, data: ScoredData) -> list[ScoredRow]:

@@ -101,6 +101,8 @@ def test_the_held_out_side_is_that_of_training(first: str, tmp_path: Path) -> No
     both = run("score", *place), run("score", *place, "data.side=eval", "role=held")
     n_all, n_held = (made.manifest["metrics"]["rows"] for made in both)
     assert n_all == len(INSTRUCTIONS) and 0 < n_held < n_all
+    none = ("data.side=eval", "data.eval_fraction=0.0", "role=none")
+    assert "nothing to score" in refused(DataError, "score", *place, *none)
 
 
 def test_several_models_are_read_as_one_and_say_how_far_they_differ(first: str, second: str, tmp_path: Path) -> None:
