@@ -6,7 +6,9 @@ Every string that is not this file's own goes through `escaped` (labels) or `for
 from __future__ import annotations
 
 from evals.answers import samples_section
+from evals.best_of import best_of_section
 from evals.course import lineage_section, training_section
+from evals.ensemble import ensemble_section
 from evals.frontier import frontier_chart
 from evals.markup import colours, document, empty, heading, legend
 from evals.notation import escaped, number
@@ -19,7 +21,10 @@ from evals.verdict import Verdict, answer, direction, final_verdicts, overall, v
 
 def render(report: Report) -> str:
     """The whole page."""
-    sections = {"Reward model": ("reward", reward_section(report.reward_quality))}
+    sections = {
+        "Reward model": ("reward", reward_section(report.reward_quality)),
+        **({"Ensemble": ("ensemble", ensemble_section(report.ensemble))} if report.ensemble else {}),
+    }
     of_stages = {
         "Training": ("training", training_section(report.stages)),
         "Lineage": ("lineage", lineage_section(report.stages)),
@@ -33,6 +38,7 @@ def render(report: Report) -> str:
             **({"Tasks": ("tasks", tasks_section(report))} if report.tasks else {}),
             "Axes": ("axes", axes_section(report)),
             "Reward and KL": ("frontier", frontier_section(report)),
+            **({"Best of n": ("best-of", best_of_section(report))} if report.best_of else {}),
             **sections,
             "Answers": ("answers", samples_section(report)),
             **of_stages,

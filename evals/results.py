@@ -115,6 +115,27 @@ class Frontier:
 
 
 @dataclass(frozen=True)
+class EnsembleAxis:
+    """How several reward models do on one axis of labelled rankings, read as one and one by one."""
+
+    axis: str
+    accuracy: Estimate
+    members: tuple[Estimate, ...]
+    gain: Estimate  # paired: the ensemble's accuracy less the mean of its members'
+    error_auroc: Mapping[str, Estimate] = field(default_factory=dict)  # how well a doubt finds the wrong pairs
+
+
+@dataclass(frozen=True)
+class BestOfPoint:
+    """What picking the best of n samples by the learned reward gives."""
+
+    n: int
+    kl: float
+    proxy: Estimate
+    gold: Estimate | None
+
+
+@dataclass(frozen=True)
 class TaskTable:
     """What was measured on one task. `told`: the keys of the metrics that a verdict speaks of."""
 
@@ -159,6 +180,8 @@ class Report:
     stages: tuple[StageRecord, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
     reward_quality: RewardQuality | None = None
+    ensemble: tuple[EnsembleAxis, ...] = ()
+    best_of: Mapping[str, tuple[BestOfPoint, ...]] = field(default_factory=dict)  # by the model that is sampled
     samples: tuple[Sample, ...] = ()
     alerts: tuple[Alert, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)  # seed, date, hardware, ...

@@ -124,6 +124,14 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     else:
         read = AutoModelForSequenceClassification.from_pretrained
         model = _read(folder, "weights", read, config=config, **_load_options(cfg))
+    if not hasattr(model, "score"):
+        raise ArtifactError(
+            f"{folder}: {type(model).__name__} has no head `score` that reads a last token; use a reward model on a "
+            "causal language model"
+        )
+    text = model.config.get_text_config()
+    if text.pad_token_id is None:  # its own forward takes no batch without one; the scores that are read need none
+        text.pad_token_id = tokenizer.eos_token_id
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
 

@@ -1,6 +1,7 @@
 """The three-axis reward model: a backbone, and a head that reads each response's last token.
 
-Larger is better on every axis, harmless included. R = responses of a batch.
+Larger is better on every axis, harmless included. R = responses of a batch, A = axes of the model: ours has three, a
+scalar reward model made elsewhere is read as one of one axis.
 """
 
 from __future__ import annotations
@@ -75,16 +76,23 @@ def pad_apart_from_end(tokenizer: PreTrainedTokenizerBase) -> int:
     return pad
 
 
+def axes_of(config: PretrainedConfig) -> tuple[str, ...]:
+    """What a reward model's scores are called; the single one of a model that names none is `score`."""
+    names = tuple(config.id2label[i] for i in range(config.num_labels))
+    return ("score",) if names == ("LABEL_0",) else names
+
+
 def raw_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """Head outputs at the last token of each response, (R, 3) float32, before normalisation."""
+    """Head outputs at the last token of each response, (R, A) float32, before normalisation."""
     inner = model.module if hasattr(model, "module") else model
     return inner.score(hidden_states(model, batch, batch["ends"])).float()
 
 
 def normalised(model: PreTrainedModel, scores: Tensor) -> Tensor:
-    """Raw scores (..., 3) in units of the reference completions' standard deviation, their mean at 0."""
-    mean, std = scores.new_tensor(model.config.reward_mean), scores.new_tensor(model.config.reward_std)
-    return (scores - mean) / std
+    """Raw scores (..., A) in units of the reference completions' standard deviation, their mean at 0; as they are where
+    the model's config names no such statistics."""
+    mean, std = getattr(model.config, "reward_mean", 0.0), getattr(model.config, "reward_std", 1.0)
+    return (scores - scores.new_tensor(mean)) / scores.new_tensor(std)
 
 
 def without_length(model: PreTrainedModel, scores: Tensor, lengths: Tensor) -> Tensor:
@@ -98,7 +106,7 @@ def without_length(model: PreTrainedModel, scores: Tensor, lengths: Tensor) -> T
 
 @torch.no_grad()
 def score_trees(model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutConfig, batch_size: int = 64) -> Tensor:
-    """Normalised scores of every response of every tree, (responses in order, 3), on the CPU."""
+    """Normalised scores of every response of every tree, (responses in order, A), on the CPU."""
     model.eval()
     order = sorted(range(len(trees)), key=lambda i: trees[i].n_tokens)
     found: dict[int, Tensor] = {}
@@ -109,4 +117,4 @@ def score_trees(model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutCon
         lengths = torch.tensor([len(response) for i in rows for response in trees[i].responses])
         scores = normalised(model, without_length(model, raw_scores(model, batch).cpu(), lengths))
         found.update(zip(rows, scores.split([len(trees[i].responses) for i in rows]), strict=True))
-    return torch.cat([found[i] for i in range(len(trees))]) if trees else torch.zeros(0, len(AXES))
+    return torch.cat([found[i] for i in range(len(trees))]) if trees else torch.zeros(0, model.config.num_labels)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from transformers import PreTrainedTokenizerBase
 
 from evals.harness import Harness, HarnessConfig
+from evals.panel import Nested
 from evals.subject import Subject
 from evals.tasks import QuestionPanel, TextPanel
 from instruct.sources import WORLD, prompts
@@ -21,8 +24,11 @@ from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_language_model, load_scorer, load_tokenizer, tokenizer_digest
 from models.options import INPUT
+from reward.ensemble import RewardEnsemble
+from stages.best_of import BestOfConfig, best_of
 from stages.judged_answers import Scorer, judged, write_samples
 from stages.model_results import Findings, model_results
+from stages.reward_models import load_ensemble
 from stages.task_panel import task_panel
 from stages.world_panel import WorldPanel
 from train.artifact import Artifact, write_json
@@ -42,6 +48,7 @@ class EvaluateStage(StageConfig):
     tasks: dict[str, TaskData] = field(default_factory=dict)  # by any name, measured beside: tasks.web.path=...
     harness: HarnessConfig = field(default_factory=HarnessConfig)
     reward: str | None = field(default=None, metadata=INPUT)  # a reward model, for learned scores
+    best_of: BestOfConfig = field(default_factory=BestOfConfig)
     per_family: int = 100  # test prompts of each family of the world
     temperature: float = 1.0  # of the sampled responses; greedy ones are made beside them
     max_new_tokens: int = 40
@@ -59,8 +66,28 @@ class EvaluateStage(StageConfig):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
         check_names(self.models, self.tasks)
+        self._check_best_of()
         if self.data.has_documents:
             raise ConfigError(f"data.format={self.data.format}: asks nothing; name the file below tasks.<name> instead")
+
+    def _check_best_of(self) -> None:
+        if not self.best_of.n:
+            return
+        self.best_of = replace(
+            self.best_of,
+            policy=self.best_of.policy or self.reference,
+            models=self.best_of.models or ([self.reward] if self.reward else []),
+        )
+        if self.best_of.policy not in self.models:
+            raise ConfigError(
+                f"best_of.policy={self.best_of.policy}: expected a model that is named, as in models.sft=..."
+            )
+        if not self.best_of.models:
+            raise ConfigError(
+                "best_of.n: picks by a reward model; name one with reward= or several with best_of.models="
+            )
+        if self.temperature <= 0:
+            raise ConfigError(f"temperature={self.temperature}: best_of.n picks among samples; expected above 0")
 
 
 def check_names(models: dict[str, str], tasks: dict[str, TaskData]) -> None:
@@ -83,6 +110,7 @@ class Examination:
     tasks: dict[str, QuestionPanel | TextPanel]
     harness: Harness | None
     scorer: Scorer | None
+    judges: RewardEnsemble | None  # where the best of several samples is picked
 
 
 def run(cfg: EvaluateStage) -> Artifact:
@@ -94,6 +122,8 @@ def run(cfg: EvaluateStage) -> Artifact:
         subjects = [subject(run, name, path, cfg) for name, path in cfg.models.items()]
         found = {model.name: examined(run, model, given, cfg) for model in subjects}
         results = {name: model_results(own, found[cfg.reference], given.world) for name, own in found.items()}
+        if given.judges:
+            results[cfg.best_of.policy]["best_of"] = picked(run, subjects, given, cfg)
         answers = {name: own.greedy for name, own in found.items()}
         run.write("results.json", lambda path: write_json(path, results))
         shown = (given.prompts, answers, given.questions, cfg.side_by_side)
@@ -115,6 +145,7 @@ def examination(run: Run, cfg: EvaluateStage) -> Examination:
         tasks={name: task_panel(run, f"tasks.{name}", data) for name, data in cfg.tasks.items()},
         harness=Harness(cfg.harness) if cfg.harness.tasks else None,
         scorer=load_scorer(run.input(cfg.reward, "reward"), ModelConfig(path=cfg.reward)) if cfg.reward else None,
+        judges=load_ensemble(cfg.best_of, cfg.layout) if cfg.best_of.n else None,
     )
 
 
@@ -128,8 +159,8 @@ def subject(run: Run, name: str, path: str, cfg: EvaluateStage) -> Subject:
 
 def examined(run: Run, model: Subject, given: Examination, cfg: EvaluateStage) -> Findings:
     """What one model answers, greedy and sampled, and how it does on every task."""
-    if given.scorer and tokenizer_digest(model.tokenizer) != tokenizer_digest(given.scorer[1]):
-        run.say(f"{model.name}: another tokenizer than the reward model's, which scores the text of its answers")
+    if given.scorer:
+        say_other_tokenizer(run, model, given.scorer[1])
     greedy, sampled = (
         judged(model, given.prompts, t, run.generator("samples"), given.world, given.scorer, cfg.layout)
         for t in (0.0, cfg.temperature)
@@ -142,6 +173,22 @@ def examined(run: Run, model: Subject, given: Examination, cfg: EvaluateStage) -
         run.say(f"{model.name}: measured on {name}{cut(model, task.prompts)}")
     benchmarks, rows = given.harness.measure(model) if given.harness else ({}, {})
     return Findings(model, greedy, sampled, measured, sampled_measured, benchmarks, rows)
+
+
+def picked(run: Run, subjects: Sequence[Subject], given: Examination, cfg: EvaluateStage) -> Nested:
+    """What picking the best of n samples of one model by the learned reward gives."""
+    model = next(subject for subject in subjects if subject.name == cfg.best_of.policy)
+    for member in given.judges.members:
+        say_other_tokenizer(run, model, member.tokenizer)
+    sampling = (cfg.temperature, run.generator("best of n"))
+    found = best_of(model, given.prompts, given.world, given.judges, cfg.best_of, *sampling)
+    run.say(f"{model.name}: the best of {', '.join(found)} samples picked")
+    return found
+
+
+def say_other_tokenizer(run: Run, model: Subject, tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer_digest(model.tokenizer) != tokenizer_digest(tokenizer):
+        run.say(f"{model.name}: another tokenizer than the reward model's, which scores the text of its answers")
 
 
 def cut(model: Subject, asked: Sequence[Prompt]) -> str:

@@ -18,6 +18,7 @@ from evals.results import (
     QUESTION_METRICS,
     Alert,
     Answer,
+    EnsembleAxis,
     Frontier,
     FrontierPoint,
     Metric,
@@ -29,11 +30,12 @@ from evals.results import (
 )
 from models.errors import ArtifactError
 from stages.reward_report import reward_quality
+from stages.reward_tables import best_of_points, ensemble_axes
 from stages.task_tables import task_tables
 from train.artifact import Artifact, read_artifact
 from train.entry import start
 
-ORDER = ("base", "sft", "reward", "referee", "ppo", "dpo", "evaluate")
+ORDER = ("base", "sft", "reward", "referee", "score", "ppo", "dpo", "evaluate")
 WORLD_METRICS = (
     Metric("benign_helpful", "answerable and benign: helpful", "higher"),
     Metric("known_facts", "known facts: helpful", "higher"),
@@ -82,6 +84,7 @@ def of_reward_model(name: str, artifacts: Sequence[Artifact]) -> Report:
         models=(),
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         reward_quality=reward_quality(reward) if reward else None,
+        ensemble=tuple(ensembles(artifacts)),
         alerts=tuple(alerts(artifacts)),
         facts=facts(artifacts, reward.manifest) if reward else {},
     )
@@ -100,12 +103,21 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         frontiers=tuple(frontiers(evaluation)),
         reward_quality=reward_quality(reward) if reward else None,
+        ensemble=tuple(ensembles(artifacts)),
+        best_of={m: best_of_points(found["best_of"]) for m, found in results.items() if "best_of" in found},
         samples=tuple(samples(evaluation)),
         alerts=tuple(alerts(artifacts)),
         facts=facts(artifacts, manifest),
         metrics=(*METRICS, *(m for m in (*QUESTION_METRICS, *WORLD_METRICS) if m.key in known)),
         tasks=tuple(task_tables(results[reference])),
     )
+
+
+def ensembles(artifacts: Sequence[Artifact]) -> Iterator[EnsembleAxis]:
+    """The axes of every scoring of rankings by several models."""
+    for artifact in artifacts:
+        if artifact.manifest["kind"] == "scores":
+            yield from ensemble_axes(artifact)
 
 
 def facts(artifacts: Sequence[Artifact], manifest: Mapping[str, Any]) -> dict[str, str]:

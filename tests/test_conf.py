@@ -32,6 +32,7 @@ NEEDED = {  # what a person must say, because there is no good default
     "audit": ("data=alpaca", "data.path=x"),
     "filter": ("data=alpaca", "data.path=x"),
     "split": ("data=alpaca", "data.path=x"),
+    "score": ("data=alpaca", "data.path=x", "models=[y]"),
 }
 READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
 
