@@ -28,7 +28,8 @@ from models.layout import Batch
 from models.loading import ModelConfig
 from reward.readers import RankingData
 from reward.training import RewardLoss
-from rl.pairs import PreferenceLoss
+from rl.preference_loss import PreferenceLoss
+from stages.preference_data import PreferenceData
 from train.artifact import Artifact
 from train.batches import Share, ShuffledBatches
 from train.sharding import Sharding
@@ -135,7 +136,7 @@ def dpo(folder: Path, model: str, data: str, engine: str, loss: PreferenceLoss, 
             name=engine,
             outputs=str(folder),
             model=ModelConfig(path=model),
-            data=RankingData(path=data, format="kwise", axes=["helpful"], eval_fraction=0.2),
+            data=PreferenceData(path=data, format="kwise", axes=["helpful"], eval_fraction=0.2),
             loss=loss,
             trainer=trainer(**training),
             tracking=TrackingConfig(backend="none"),
@@ -232,11 +233,12 @@ def test_dpo_is_that_of_trl(accumulation: int, llama_folder: str, preferences: s
     assert_equal_facts(theirs, ours)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"dpo"}))
+@pytest.mark.parametrize(("name", "normalised"), sorted(set(LOSSES) - {("sigmoid", False)}))
 def test_losses_that_trl_has_too_are_those_of_trl(
-    name: str, llama_folder: str, preferences: str, tmp_path: Path
+    name: str, normalised: bool, llama_folder: str, preferences: str, tmp_path: Path
 ) -> None:
-    loss = PreferenceLoss(name=name, beta=0.5, label_smoothing=0.1 if name == "robust" else 0.0)
+    noise = 0.1 if name == "robust" else 0.0
+    loss = PreferenceLoss(name=name, beta=0.5, label_smoothing=noise, length_normalised=normalised)
     ours, theirs = both(dpo, tmp_path, llama_folder, preferences, loss, max_steps=3, learning_rate=1e-3)
     assert_equal_curves(ours, theirs, steps=3)
 
@@ -277,7 +279,10 @@ def test_every_process_gets_the_micro_batches_that_ours_would_get(world: int, ac
         assert [[order[i] for i in micro] for micro in dealt] == [batch["rows"].tolist() for batch in batches]
 
 
-@pytest.mark.parametrize("loss", [{"name": "simpo"}, {"name": "cdpo"}, {"nll": 0.1}])
+@pytest.mark.parametrize(
+    "loss",
+    [{"name": "simpo"}, {"name": "ipo"}, {"nll": 0.1}, {"beta_schedule": "linear", "beta_end": 0.2}],
+)
 def test_a_loss_that_trl_lacks_is_refused_before_anything_loads(loss: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="engine=ours") as refused:
         dpo(tmp_path, "absent", "absent.jsonl", "trl", PreferenceLoss(**loss))
@@ -288,7 +293,7 @@ def test_a_loss_that_trl_lacks_is_refused_before_anything_loads(loss: dict[str, 
 @pytest.mark.parametrize("stage", [stages.sft.SFTStage, stages.reward.RewardStage, stages.dpo.DPOStage])
 @pytest.mark.parametrize("wrong", [{"engine": "theirs"}, {"engine": "trl", "deepspeed": Sharding(stage=2)}])
 def test_an_unknown_engine_and_a_sharded_trl_are_refused(stage: type, wrong: dict[str, Any]) -> None:
-    data = InstructionData if stage is stages.sft.SFTStage else RankingData
+    data = {stages.sft.SFTStage: InstructionData, stages.dpo.DPOStage: PreferenceData}.get(stage, RankingData)
     with pytest.raises(ConfigError, match="engine="):
         stage(data=data(path="absent.jsonl", format="messages" if data is InstructionData else "kwise"), **wrong)
 
