@@ -3,30 +3,47 @@
 python -m stages.dpo model.path=outputs/demo/sft data=kwise data.path=outputs/demo/reward/rankings.jsonl
 python -m stages.dpo model.path=outputs/mine/sft data=hh data.path=harmless.jsonl loss=simpo loss.beta=2.5
 python -m stages.dpo model.path=outputs/mine/sft data=unpaired data.path=thumbs.jsonl loss=kto
+python -m stages.dpo model.path=outputs/demo/sft data=kwise data.path=outputs/demo/reward/rankings.jsonl \\
+    online.rounds=4 reward=outputs/demo/reward
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.adapters import AdapterConfig
-from models.chat import ChatFormat
-from models.errors import ConfigError
+from models.chat import ChatFormat, Prompt
+from models.errors import ConfigError, DataError
 from models.layout import LayoutConfig
-from models.loading import ModelConfig, load_policy, max_positions, template_digest, tokenizer_digest
-from models.options import RUNTIME
+from models.loading import (
+    ModelConfig,
+    load_policy,
+    load_scorer,
+    max_positions,
+    same_tokenizer,
+    template_digest,
+    tokenizer_digest,
+)
+from models.objective import Objective
+from models.options import INPUT, RUNTIME
+from reward.rankings import Ranking
 from rl.kto import BALANCED, KTOObjective, KTORows
+from rl.online import OnlineConfig
 from rl.pairs import PreferenceObjective, PreferenceRows
 from rl.preference_loss import KTO, PreferenceLoss
 from rl.steps import Stepped
+from rl.unpaired import Labelled
+from stages.online_rounds import OnlineRounds
 from stages.preference_data import PreferenceData, preference_rows, read_preferences
 from stages.reference_logprobs import ReferenceLogprobs
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
+from train.callbacks import Pace
 from train.entry import start
 from train.evaluation import held_out
 from train.run import Run, StageConfig
@@ -51,6 +68,9 @@ class DPOStage(StageConfig):
         default=None, metadata=RUNTIME
     )  # folder where the reference's log-probabilities are kept for other runs; null: <outputs>/reference_logprobs
 
+    reward: str | None = field(default=None, metadata=INPUT)  # the reward model that ranks in online rounds
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_engine(self.engine, self.deepspeed, self.adapter, self.trainer)
@@ -59,6 +79,22 @@ class DPOStage(StageConfig):
             check_preference_loss(self.loss)
         if self.loss.name == KTO and self.trainer.batch_size < 2:
             raise ConfigError(f"trainer.batch_size={self.trainer.batch_size}: expected at least 2 with loss=kto")
+        if self.online.rounds:
+            self._check_online()
+        elif self.reward is not None:
+            raise ConfigError(f"reward={self.reward}: not read without online.rounds")
+
+    def _check_online(self) -> None:
+        if self.reward is None:
+            raise ConfigError(f"online.rounds={self.online.rounds}: needs a reward model that ranks; say reward=...")
+        if self.engine == "trl":
+            raise ConfigError("engine=trl does not learn online; use engine=ours, or online.rounds=0")
+        if self.trainer.max_steps is not None:
+            raise ConfigError(f"trainer.max_steps={self.trainer.max_steps}: not read with online.rounds")
+        if self.online.prompts < self.trainer.batch_size:
+            raise ConfigError(
+                f"online.prompts={self.online.prompts}: expected at least trainer.batch_size={self.trainer.batch_size}"
+            )
 
 
 def run(cfg: DPOStage) -> Artifact:
@@ -71,49 +107,101 @@ def run(cfg: DPOStage) -> Artifact:
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = read_preferences(cfg.data)
         run.say(str(data))
-        rows_of = partial(
-            preference_rows, loss=cfg.loss, chat=chat, layout=cfg.layout, max_length=length, policy=policy
-        )
-        rows, held = rows_of(data.train), rows_of(data.eval) if data.eval else None
-        say_balance(run, rows, cfg.loss)
-        refer(run, cfg, folder, policy, tokenizer, [rows, held])
-        objective = objective_of(cfg)
+
+        def rows_of(side: list[Ranking] | list[Labelled]) -> PreferenceRows | KTORows:
+            rows = preference_rows(side, cfg.loss, chat, cfg.layout, length, policy)
+            if cfg.loss.has_reference:
+                rows.refer(reference.of(rows.referred))
+            return rows
+
+        reference = reference_logprobs(run, cfg, folder, policy, tokenizer)
+        objective, held = objective_of(cfg), rows_of(data.eval) if data.eval else None
         measure = partial(held_out, policy, held, objective) if held else None
-        batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
-        if cfg.engine == "trl":
-            engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
-            engine.preference(policy, load_policy(folder, cfg.model)[0], rows.preferences, cfg.loss)
-            found = measure() if measure else {}
+        if cfg.online.rounds:
+            rounds = online_rounds(run, cfg, folder, policy, tokenizer, [record.prompt for record in data.train])
+            found = learn(run, cfg, policy, rounds, objective, measure) | {"rounds": rounds.told}
         else:
-            stepped = Stepped(batches, cfg.trainer.accumulation)
-            found = run.train(policy, stepped, objective, cfg.trainer, measure=measure)
-        metrics = {"rankings": len(rows), "rankings_dropped": len(data.train) - len(rows), **found}
+            rows = rows_of(data.train)
+            say_balance(run, rows, cfg.loss)
+            batches = ShuffledBatches(rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed)
+            if cfg.engine == "trl":
+                engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
+                engine.preference(policy, load_policy(folder, cfg.model)[0], rows.preferences, cfg.loss)
+                found = measure() if measure else {}
+            else:
+                found = learn(run, cfg, policy, batches, objective, measure)
+            found = {"rankings": len(rows), "rankings_dropped": len(data.train) - len(rows), **found}
         chat.configure(policy)
-        return run.seal("policy", model=policy, tokenizer=tokenizer, metrics=metrics)
+        return run.seal("policy", model=policy, tokenizer=tokenizer, metrics=found)
 
 
-def objective_of(cfg: DPOStage) -> PreferenceObjective | KTOObjective:
+def learn(
+    run: Run,
+    cfg: DPOStage,
+    policy: PreTrainedModel,
+    batches: ShuffledBatches | OnlineRounds,
+    objective: Objective,
+    measure: Callable[[], dict[str, float]] | None,
+) -> dict[str, float]:
+    """Train to the end; in online rounds a checkpoint stands at the start of each."""
+    stepped, trainer, pace = Stepped(batches, cfg.trainer.accumulation), cfg.trainer, Pace()
+    if isinstance(batches, OnlineRounds):
+        pace = Pace(batches.steps)
+        trainer = replace(trainer, save_every=batches.steps if trainer.save_every else 0)
+    return run.train(policy, stepped, objective, trainer, pace=pace, measure=measure)
+
+
+def online_rounds(
+    run: Run,
+    cfg: DPOStage,
+    folder: str,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+) -> OnlineRounds:
+    """What samples from the policy, ranks by the reward model, and refers to the policy of the start."""
+    scorer, scorer_tokenizer = load_scorer(run.input(cfg.reward, "reward"), ModelConfig(path=cfg.reward))
+    same_tokenizer(tokenizer, scorer_tokenizer, cfg.reward)
+    reference = None
+    if cfg.loss.has_reference and cfg.online.reference == "start":
+        reference = load_policy(folder, cfg.model, quantised=cfg.adapter.quantised)[0]
+    chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
+    room = length - cfg.online.max_new_tokens
+    fitting = list(dict.fromkeys(prompt for prompt in prompts if len(chat.prompt(prompt)) <= room))
+    if not fitting:
+        raise DataError(f"none of {len(prompts)} prompts leaves room for online.max_new_tokens in {length} tokens")
+    run.say(f"{len(fitting)} prompts for online rounds")
+    return OnlineRounds(
+        run,
+        policy,
+        tokenizer,
+        scorer,
+        reference,
+        fitting,
+        cfg.loss,
+        cfg.online,
+        cfg.layout,
+        length,
+        run.share(cfg.trainer),
+        cfg.seed,
+    )
+
+
+def objective_of(cfg: DPOStage) -> Objective:
     """The loss, which checks before the first step that the policy is its reference, up to the precision."""
     rounded = cfg.trainer.bf16 or cfg.model.dtype != "float32"
     kind = KTOObjective if cfg.loss.name == KTO else PreferenceObjective
     return kind(cfg.loss, starts_at_reference=cfg.adapter.starts_at_model, tolerance=0.1 if rounded else 1e-3)
 
 
-def refer(
-    run: Run,
-    cfg: DPOStage,
-    folder: str,
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sides: list[PreferenceRows | KTORows | None],
-) -> None:
-    """Give rows their reference log-probabilities, where the loss has a reference.
+def reference_logprobs(
+    run: Run, cfg: DPOStage, folder: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> ReferenceLogprobs:
+    """What the reference says of responses, asked once and kept for other runs.
 
     The reference is the policy before its first step, which is the model with its adapter off, unless the adapter
     changes the model from the start.
     """
-    if not cfg.loss.has_reference:
-        return
     about = {
         "model": run.record["inputs"]["model.path"]["digest"],
         "tokenizer": tokenizer_digest(tokenizer),
@@ -121,11 +209,9 @@ def refer(
         "max_length": cfg.layout.max_length or max_positions(policy),
         "dtype": "nf4" if cfg.adapter.quantised else cfg.model.dtype,
     }
-    folder_of_cache = Path(cfg.reference_cache or Path(cfg.outputs) / "reference_logprobs")
+    kept = Path(cfg.reference_cache or Path(cfg.outputs) / "reference_logprobs")
     model = (lambda: policy) if cfg.adapter.starts_at_model else (lambda: load_policy(folder, cfg.model)[0])
-    known = ReferenceLogprobs(folder_of_cache, about, cfg.layout.bin_tokens, run.say, model)
-    for rows in filter(None, sides):
-        rows.refer(known.of(rows.referred))
+    return ReferenceLogprobs(kept, about, cfg.layout.bin_tokens, run.say, model)
 
 
 def say_balance(run: Run, rows: PreferenceRows | KTORows, loss: PreferenceLoss) -> None:
