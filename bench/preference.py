@@ -1,7 +1,7 @@
 """Whole rankings against pairs of them: python -m bench.preference --sft outputs/demo/sft
 
-DPO of one SFT model on one file of rankings by each of METHODS, with and without the NLL term of the pipeline's recipe,
-at several seeds of the row order; every policy answers the embedded world's test prompts, greedy, and the truth judges.
+DPO of one SFT model on one file of rankings by each of METHODS, with the pipeline's recipe, at several seeds of the row
+order; every policy answers the embedded world's test prompts, greedy, and the truth judges.
 A gain is over the SFT model on the same prompts; its interval is over prompts, each first averaged over the seeds.
 Writes the table into docs/preference.md. What is trained and measured already is not made again.
 """
@@ -28,7 +28,6 @@ METHODS = {
     "pairwise": ("all strict pairs (`loss=sigmoid`)", ("loss=sigmoid",)),
     "best_worst": ("best against worst (`loss.pairs=best_worst`)", ("loss=sigmoid", "loss.pairs=best_worst")),
 }
-NLL = (4.0, 0.0)  # weight of the best response's NLL: the recipe's, and none
 PAGE = ROOT / "docs/preference.md"
 MARKS = "<!-- table -->", "<!-- end of table -->"
 QUICK = ("trainer.max_steps=2", "trainer.warmup_steps=1")
@@ -93,7 +92,7 @@ def main(arguments: argparse.Namespace) -> None:
     panel, about, rows = WorldPanel(0, 1 if arguments.quick else 100), machine(arguments.threads), []
     answers = subject(arguments.sft / "model").respond(panel.prompts, temperature=0.0)
     before = panel.gold(answers)
-    for nll in NLL:
+    for nll in arguments.nll:
         for method in METHODS:
             models = [train(method, nll, seed, arguments) for seed in arguments.seeds]
             rows.append(row(method, nll, [torch.tensor(gold(model, panel)) for model in models], before))
@@ -112,6 +111,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--rankings", type=Path, default=Path("outputs/demo/reward/rankings.jsonl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the rows' order")
+    parser.add_argument("--nll", type=float, nargs="+", default=[4.0], help="weights of the best response's NLL")
     parser.add_argument("--quick", action="store_true", help="two steps and few prompts: does it run at all?")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))

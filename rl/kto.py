@@ -31,7 +31,7 @@ def labels_of(preference: Tensor) -> Tensor:
 
 
 class KTORows:
-    """Prompt trees with a label a response: 1 desirable, -1 undesirable, 0 neither. `n_dropped` did not fit.
+    """Prompt trees with a label a response: 1 desirable, -1 undesirable, 0 neither; of those that fit.
 
     Collating runs the policy on the rows' mismatched responses, so batches must be made as they are used. The sums are
     part of the units, and so the baseline is that of the whole optimizer step, all micro-batches and processes.
@@ -43,7 +43,6 @@ class KTORows:
         fitted = [(fit(t, max_length, layout.long_prompt), label) for t, label in zip(trees, labels, strict=True)]
         kept = [(tree, label) for tree, label in fitted if tree is not None and label.any()]
         self.trees, self.labels = [tree for tree, _ in kept], [label for _, label in kept]
-        self.n_dropped = len(fitted) - len(kept)
         self.mismatched = mismatched(self.trees, max_length)
         self.bin_tokens, self.policy = layout.bin_tokens, policy
         self.reference: list[Tensor] = []

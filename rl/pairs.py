@@ -26,8 +26,8 @@ class PreferenceRows:
     """Prompt trees with one preference score a response. `reference` holds the reference's log-probabilities of each
     tree's responses, where the loss has a reference.
 
-    pairs: `all` strict pairs of a ranking, or `best_worst`. `n_dropped` rankings did not fit, or have responses that
-    became equal when they were cut.
+    pairs: `all` strict pairs of a ranking, or `best_worst`. Rankings that do not fit, or whose responses became equal
+    when they were cut, are left out.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class PreferenceRows:
         fitted = [(fit(t, max_length, layout.long_prompt), p) for t, p in zip(trees, preferences, strict=True)]
         kept = [(t, p) for t, p in fitted if t is not None and len(set(map(tuple, t.responses))) == len(t.responses)]
         self.trees, self.preferences = [t for t, _ in kept], [p for _, p in kept]
-        self.n_dropped = len(fitted) - len(kept)
         if not kept:
             raise DataError(f"none of {len(fitted)} rankings has distinct responses within {max_length} tokens")
         self.bin_tokens, self.pairs = layout.bin_tokens, pairs

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from models.layout import Batch
 from models.loading import ModelConfig
 from reward.readers import RankingData
 from reward.training import RewardLoss
+from rl.preference import PAIRWISE, PairLogprobs
 from rl.preference_loss import PreferenceLoss
 from stages.preference_data import PreferenceData
 from train.artifact import Artifact
@@ -241,6 +243,25 @@ def test_losses_that_trl_has_too_are_those_of_trl(
     loss = PreferenceLoss(name=name, beta=0.5, label_smoothing=noise, length_normalised=normalised)
     ours, theirs = both(dpo, tmp_path, llama_folder, preferences, loss, max_steps=3, learning_rate=1e-3)
     assert_equal_curves(ours, theirs, steps=3)
+
+
+def test_losses_without_a_reference_are_those_of_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    policy = PairLogprobs(*(torch.tensor(x).double() for x in ([-4.0, -9.0], [-5.0, -2.0], [4.0, 3.0], [2.0, 1.0])))
+    mean = policy.means()
+    numbers = {"alpha": 0.0, "beta": 0.4, "simpo_gamma": 0.7, "label_smoothing": 0.0}
+    place = SimpleNamespace(device="cpu")
+    for name, sides, kind, nll in (("simpo", mean, "simpo", 0.0), ("cpo", policy, "sigmoid", -mean.chosen)):
+        trainer = SimpleNamespace(**numbers, loss_type=kind, accelerator=place)
+        theirs, *_ = CPOTrainer.cpo_loss(trainer, sides.chosen, sides.rejected)
+        options = {"gamma": 0.7} if name == "simpo" else {}
+        torch.testing.assert_close(PAIRWISE[name](policy, policy, beta=0.4, **options), theirs + nll)
+    trainer = SimpleNamespace(beta=0.4, accelerator=place)
+    theirs, *_ = ORPOTrainer.odds_ratio_loss(trainer, mean.chosen, mean.rejected)
+    torch.testing.assert_close(PAIRWISE["orpo"](policy, policy, beta=0.4).float(), (-mean.chosen - theirs).float())
 
 
 def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(
