@@ -67,7 +67,6 @@ class DPOStage(StageConfig):
     reference_cache: str | None = field(
         default=None, metadata=RUNTIME
     )  # folder where the reference's log-probabilities are kept for other runs; null: <outputs>/reference_logprobs
-
     reward: str | None = field(default=None, metadata=INPUT)  # the reward model that ranks in online rounds
     online: OnlineConfig = field(default_factory=OnlineConfig)
 
@@ -81,8 +80,8 @@ class DPOStage(StageConfig):
             raise ConfigError(f"trainer.batch_size={self.trainer.batch_size}: expected at least 2 with loss=kto")
         if self.online.rounds:
             self._check_online()
-        elif self.reward is not None:
-            raise ConfigError(f"reward={self.reward}: not read without online.rounds")
+        elif self.reward is not None or self.online != OnlineConfig():
+            raise ConfigError("reward and online.*: not read without rounds; say online.rounds=...")
 
     def _check_online(self) -> None:
         if self.reward is None:
@@ -107,6 +106,7 @@ def run(cfg: DPOStage) -> Artifact:
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         data = read_preferences(cfg.data)
         run.say(str(data))
+        reference = reference_logprobs(run, cfg, folder, policy, tokenizer)
 
         def rows_of(side: list[Ranking] | list[Labelled]) -> PreferenceRows | KTORows:
             rows = preference_rows(side, cfg.loss, chat, cfg.layout, length, policy)
@@ -114,7 +114,6 @@ def run(cfg: DPOStage) -> Artifact:
                 rows.refer(reference.of(rows.referred))
             return rows
 
-        reference = reference_logprobs(run, cfg, folder, policy, tokenizer)
         objective, held = objective_of(cfg), rows_of(data.eval) if data.eval else None
         measure = partial(held_out, policy, held, objective) if held else None
         if cfg.online.rounds:

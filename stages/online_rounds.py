@@ -52,6 +52,8 @@ class OnlineRounds:
 
     def __post_init__(self) -> None:
         self.chat = ChatFormat(self.tokenizer)
+        for model in filter(None, (self.scorer, self.reference)):
+            model.eval().requires_grad_(False)
         self.ends = end_tokens(self.policy, self.tokenizer, self.chat)
         self.order = in_sequence([len(self.prompts)], 0, self.cfg.rounds * self.cfg.prompts, self.seed, True)
         self.told |= {int(number): told for number, told in self.run.restored_state().get("rounds", {}).items()}
@@ -72,6 +74,8 @@ class OnlineRounds:
 
     def collect(self, number: int) -> PreferenceRows | KTORows:
         """The rows of a round; its rankings are kept in round-<number>.jsonl."""
+        for model in filter(None, (self.scorer, self.reference)):
+            model.to(self.policy.device)  # which the trainer moved to where it trains
         n = self.cfg.prompts
         asked = [self.prompts[i] for i in self.order[(number - 1) * n : number * n]]
         ranked = ranked_samples(
