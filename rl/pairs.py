@@ -1,4 +1,4 @@
-"""Preference optimisation on rankings: prompt trees, their strict pairs, the reference's log-probabilities.
+"""Preference optimisation on rankings: prompt trees, their strict pairs or whole orders, and the objective.
 
 R = responses of a batch, P = pairs.
 """
@@ -6,95 +6,77 @@ R = responses of a batch, P = pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.comparisons import strict_pairs
-from models.errors import ConfigError, DataError
+from models.errors import DataError, NumericsError
 from models.layout import Batch, LayoutConfig, Tree, collate, fit
 from models.logprobs import per_response, response_lengths, token_logprobs
 from models.masked import ratio
 from models.objective import Mean, Metrics
-from rl.preference import PREFERENCE_LOSSES, PairLogprobs, options_of, preference_metrics
+from rl.preference import LENGTH_NORMALISED, PAIRWISE, PairLogprobs, listwise, preference_metrics
+from rl.preference_loss import LISTWISE, PreferenceLoss
 
-
-@dataclass
-class PreferenceLoss:
-    """Which loss of the family, and its numbers; a loss reads those that its formula has."""
-
-    name: str = "dpo"
-    beta: float = 0.1  # strength of the pull to the reference; in the units of the loss (sums, or means per token)
-    label_smoothing: float = 0.0  # cdpo and robust: share of labels that are wrong
-    gamma: float = 0.5  # simpo: target margin
-    alpha: float = 1.0  # rpo: weight of the NLL of the chosen response
-    nll: float = 0.0  # weight of the mean token NLL of each ranking's best response, beside any loss
-
-    def __post_init__(self) -> None:
-        if self.name not in PREFERENCE_LOSSES:
-            raise ConfigError(f"loss.name={self.name}: expected one of {', '.join(sorted(PREFERENCE_LOSSES))}")
-        if self.beta <= 0:
-            raise ConfigError(f"loss.beta={self.beta}: expected above 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"loss.label_smoothing={self.label_smoothing}: expected in [0, 0.5)")
-        if self.nll < 0:
-            raise ConfigError(f"loss.nll={self.nll}: expected 0 or more")
-
-    @property
-    def options(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in options_of(self.name)}
+SIDES = {"chosen": "better", "rejected": "worse"}
 
 
 class PreferenceRows:
-    """Prompt trees with one preference score a response; each knows the reference's log-probabilities once asked.
+    """Prompt trees with one preference score a response. `reference` holds the reference's log-probabilities of each
+    tree's responses, where the loss has a reference.
 
-    `n_dropped` rankings did not fit, or have responses that became equal when they were cut.
+    pairs: `all` strict pairs of a ranking, or `best_worst`. Rankings that do not fit, or whose responses became equal
+    when they were cut, are left out.
     """
 
     def __init__(
-        self, trees: Sequence[Tree], preferences: Sequence[Tensor], layout: LayoutConfig, max_length: int
+        self,
+        trees: Sequence[Tree],
+        preferences: Sequence[Tensor],
+        layout: LayoutConfig,
+        max_length: int,
+        *,
+        pairs: str = "all",
     ) -> None:
         fitted = [(fit(t, max_length, layout.long_prompt), p) for t, p in zip(trees, preferences, strict=True)]
         kept = [(t, p) for t, p in fitted if t is not None and len(set(map(tuple, t.responses))) == len(t.responses)]
         self.trees, self.preferences = [t for t, _ in kept], [p for _, p in kept]
-        self.n_dropped = len(fitted) - len(kept)
         if not kept:
             raise DataError(f"none of {len(fitted)} rankings has distinct responses within {max_length} tokens")
-        self.bin_tokens = layout.bin_tokens
+        self.bin_tokens, self.pairs = layout.bin_tokens, pairs
         self.reference: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.trees)
 
+    @property
+    def referred(self) -> list[Tree]:
+        """What the reference is asked about."""
+        return self.trees
+
+    def refer(self, logprobs: list[Tensor]) -> None:
+        """Take the reference's log-probabilities of `referred`, (K,) each."""
+        self.reference = logprobs
+
     def collate(self, indices: Sequence[int]) -> Batch:
         batch = collate([self.trees[i] for i in indices], bin_tokens=self.bin_tokens)
         preference = torch.cat([self.preferences[i] for i in indices])
-        pairs = strict_pairs(preference, torch.ones_like(preference, dtype=torch.bool), batch["tree"])
-        best = torch.stack([self._best(i, offset) for i, offset in self._offsets(indices)])
+        tree = batch["tree"]
+        compared = extremes(preference, tree) if self.pairs == "best_worst" else torch.ones_like(tree, dtype=torch.bool)
+        pairs = strict_pairs(preference, compared, tree)
         reference = torch.cat([self.reference[i] for i in indices]) if self.reference else torch.zeros_like(preference)
         return {
             **batch,
+            "preference": preference,
             "better": pairs.better,
             "worse": pairs.worse,
             "weight": 1.0 / pairs.n_of_prompt.float(),
-            "best": best,
+            "best": torch.stack([self._best(i, offset) for i, offset in self._offsets(indices)]),
             "reference": reference,
+            "progress": torch.tensor(1.0),  # rows outside of a training are measured as at its end
             "units": torch.tensor([float(pairs.n_prompts), float(len(indices))]),
         }
-
-    @torch.no_grad()
-    def remember_reference(self, model: nn.Module, batch_size: int = 32) -> None:
-        """Log-probabilities of all responses under the reference policy, computed once."""
-        model.eval()
-        device = next(model.parameters()).device
-        found: list[Tensor] = []
-        for start in range(0, len(self), batch_size):
-            trees = self.trees[start : start + batch_size]
-            batch = {k: v.to(device) for k, v in collate(trees, bin_tokens=self.bin_tokens).items()}
-            sums = per_response(token_logprobs(model, batch).logprobs, batch).cpu()
-            found += sums.split([len(tree.responses) for tree in trees])
-        self.reference = found
 
     def _offsets(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         offsets, total = [], 0
@@ -107,29 +89,69 @@ class PreferenceRows:
         return self.preferences[index].argmax() + offset
 
 
-class PreferenceObjective:
-    """A loss of the family over all strict pairs, each prompt weighing 1. units: (prompts with a pair, prompts)."""
+def extremes(preference: Tensor, tree: Tensor) -> Tensor:
+    """(R,) bool, the best and the worst responses of each tree; several where they tie."""
+    siblings = tree[:, None] == tree[None, :]
+    over = (siblings & (preference[None, :] > preference[:, None])).any(1)
+    under = (siblings & (preference[None, :] < preference[:, None])).any(1)
+    return (over & under).logical_not()
 
-    def __init__(self, cfg: PreferenceLoss) -> None:
-        self.cfg, self.loss = cfg, PREFERENCE_LOSSES[cfg.name]
+
+class PreferenceObjective:
+    """A loss of the family over pairs or whole rankings, each prompt weighing 1. units: (prompts with a pair, prompts).
+
+    starts_at_reference: whether policy and reference are the same before the first step, which is then checked.
+    """
+
+    def __init__(self, cfg: PreferenceLoss, *, starts_at_reference: bool = False, tolerance: float = 1e-3) -> None:
+        self.cfg, self.tolerance = cfg, tolerance
+        self.starts_at_reference = starts_at_reference and cfg.has_reference
+        self.normalised = cfg.length_normalised or cfg.name in LENGTH_NORMALISED
 
     def __call__(self, model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
         logprobs, lengths = per_response(token_logprobs(model, batch).logprobs, batch), response_lengths(batch)
-        policy, reference = pairs_of(logprobs, lengths, batch), pairs_of(batch["reference"], lengths, batch)
-        weight = batch["weight"]
-        loss = ratio((weight * self.loss(policy, reference, **self.cfg.options)).sum(), units[0])
+        progress = float(batch["progress"])
+        if self.starts_at_reference and progress == 0:
+            check_start(logprobs, batch["reference"], lengths, self.tolerance)
+        beta, weight = self.cfg.beta_at(progress), batch["weight"]
+        per = lengths if self.normalised else torch.ones_like(lengths)
+        policy, reference = (pairs_of(x / per, lengths / per, batch) for x in (logprobs, batch["reference"]))
+        if self.cfg.name == LISTWISE:
+            terms = listwise(logprobs / per, batch["reference"] / per, ranked_below(batch), beta=beta)
+        else:
+            terms = weight * PAIRWISE[self.cfg.name](policy, reference, beta=beta, **self.cfg.numbers)
         nll = -(logprobs[batch["best"]] / lengths[batch["best"]])
-        total = loss + self.cfg.nll * nll.sum() / units[1]
-        metrics = {
-            name: Mean((weight * value).sum(), weight.sum())
-            for name, value in preference_metrics(policy, reference, beta=self.cfg.beta).items()
-        }
+        total = ratio(terms.sum(), units[0]) + self.cfg.nll * nll.sum() / units[1]
+        seen = preference_metrics(policy, reference, beta=beta)
+        seen |= {f"logps/{side}": logprobs[batch[rows]].detach() for side, rows in SIDES.items()}
+        metrics = {name: Mean((weight * value).sum(), weight.sum()) for name, value in seen.items()}
         metrics["nll_best"] = Mean(nll.detach().sum(), len(nll))
-        metrics["preference_loss"] = Mean((loss * units[0]).detach(), batch["units"][0])
+        metrics["preference_loss"] = Mean(terms.detach().sum(), batch["units"][0])
+        if self.cfg.beta_end is not None:
+            metrics["beta"] = Mean(beta, 1)
         return total, metrics
+
+
+def ranked_below(batch: Batch) -> Tensor:
+    """(R, R) bool, whether the second response is a sibling of the first and ranks strictly below it."""
+    preference, tree = batch["preference"], batch["tree"]
+    return (tree[:, None] == tree[None, :]) & (preference[None, :] < preference[:, None])
 
 
 def pairs_of(logprobs: Tensor, lengths: Tensor, batch: Batch) -> PairLogprobs:
     """Both sides of the batch's pairs. logprobs, lengths: (R,)."""
     better, worse = batch["better"], batch["worse"]
     return PairLogprobs(logprobs[better], logprobs[worse], lengths[better], lengths[worse])
+
+
+def check_start(logprobs: Tensor, reference: Tensor, lengths: Tensor, tolerance: float) -> None:
+    """Before any step the policy is the reference, so that every loss has its value there (sigmoid ln 2, ipo 1/(4β²)).
+
+    tolerance: nats per token by which two forwards may differ. Raises NumericsError.
+    """
+    worst = float(((logprobs.detach() - reference) / lengths).abs().max())
+    if not worst <= tolerance:
+        raise NumericsError(
+            f"before the first step the policy is off its reference by {worst:.2g} nats a token; they see different "
+            "rows or weights (dropout, mask, template or precision)"
+        )

@@ -1,8 +1,9 @@
 """Preference losses: DPO and its family, on log-probabilities of whole responses.
 
-B = pairs, P = prompts, K = responses of a prompt. Each loss returns one value a pair (B,), so that the caller decides
-how pairs weigh and over what they are averaged. h = (policy - reference of chosen) - (policy - reference of rejected).
-Log-probabilities are SUMS over response tokens unless a loss says "mean", and those divide by the token counts.
+B = pairs, R = responses. Each loss of pairs returns one value a pair (B,), so that the caller decides how pairs weigh
+and over what they are averaged. h = (policy - reference of chosen) - (policy - reference of rejected).
+Log-probabilities are SUMS over response tokens unless a loss says "mean"; those divide by the token counts. Any other
+loss is length-normalised by giving it `means()`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.comparisons import plackett_luce_nll
-from models.masked import alone, ratio
+from models.masked import ratio
 
 
 class PairLogprobs(NamedTuple):
@@ -28,8 +28,9 @@ class PairLogprobs(NamedTuple):
     n_rejected: Tensor  # (B,)
 
     def means(self) -> PairLogprobs:
-        """The same per token."""
-        return self._replace(chosen=self.chosen / self.n_chosen, rejected=self.rejected / self.n_rejected)
+        """The same per token, as of responses of one token."""
+        one = torch.ones_like(self.n_chosen)
+        return PairLogprobs(self.chosen / self.n_chosen, self.rejected / self.n_rejected, one, one)
 
 
 def log_ratios(policy: PairLogprobs, reference: PairLogprobs) -> tuple[Tensor, Tensor]:
@@ -43,8 +44,8 @@ def margin(policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
     return chosen - rejected
 
 
-def dpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
-    """-log sigmoid(beta h) (Rafailov et al. 2023, eq. 7). ln 2 where policy = reference."""
+def sigmoid(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
+    """DPO: -log sigmoid(beta h) (Rafailov et al. 2023, eq. 7). ln 2 where policy = reference."""
     return F.softplus(-beta * margin(policy, reference))
 
 
@@ -60,14 +61,9 @@ def robust(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_
     return ((1.0 - label_smoothing) * F.softplus(-h) - label_smoothing * F.softplus(h)) / (1.0 - 2.0 * label_smoothing)
 
 
-def ipo_sum(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
-    """(h - 1 / (2 beta))^2 (Azar et al. 2023, eq. 17)."""
+def ipo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
+    """(h - 1 / (2 beta))^2 (Azar et al. 2023, eq. 17). 1 / (4 beta^2) where policy = reference."""
     return (margin(policy, reference) - 1.0 / (2.0 * beta)).square()
-
-
-def ipo_mean(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
-    """IPO on mean log-probabilities, which keeps long responses from dominating."""
-    return ipo_sum(policy.means(), reference.means(), beta=beta)
 
 
 def hinge(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
@@ -75,18 +71,13 @@ def hinge(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tens
     return F.relu(1.0 - beta * margin(policy, reference))
 
 
-def sigmoid_norm(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
-    """DPO on mean log-probabilities."""
-    return dpo(policy.means(), reference.means(), beta=beta)
-
-
-def simpo(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float, gamma: float) -> Tensor:
+def simpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, gamma: float) -> Tensor:
     """-log sigmoid(beta (mean chosen - mean rejected) - gamma) (Meng et al. 2024, eq. 6). No reference."""
     means = policy.means()
     return F.softplus(gamma - beta * (means.chosen - means.rejected))
 
 
-def cpo(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float) -> Tensor:
+def cpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
     """-log sigmoid(beta (chosen - rejected)) + NLL per token of chosen (Xu et al. 2024). No reference."""
     return F.softplus(-beta * (policy.chosen - policy.rejected)) - policy.means().chosen
 
@@ -98,7 +89,7 @@ def log_odds(mean_logprob: Tensor) -> Tensor:
     return x - torch.where(x > -0.6931471805599453, near_one, small)
 
 
-def orpo(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float) -> Tensor:
+def orpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
     """NLL per token of chosen - beta log sigmoid(log odds ratio) (Hong et al. 2024, eq. 6). No reference."""
     means = policy.means()
     return beta * F.softplus(log_odds(means.rejected) - log_odds(means.chosen)) - means.chosen
@@ -106,7 +97,7 @@ def orpo(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float) -
 
 def rpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, alpha: float) -> Tensor:
     """DPO + alpha * NLL per token of chosen, which keeps the chosen response likely (Pang et al. 2024, eq. 1)."""
-    return dpo(policy, reference, beta=beta) - alpha * policy.means().chosen
+    return sigmoid(policy, reference, beta=beta) - alpha * policy.means().chosen
 
 
 def apo_zero(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor:
@@ -127,14 +118,12 @@ def bco(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> Tensor
     return F.softplus(-beta * chosen) + F.softplus(beta * rejected)
 
 
-PREFERENCE_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "dpo": dpo,
+PAIRWISE: dict[str, Callable[..., Tensor]] = {
+    "sigmoid": sigmoid,
     "cdpo": cdpo,
     "robust": robust,
-    "ipo_sum": ipo_sum,
-    "ipo_mean": ipo_mean,
+    "ipo": ipo,
     "hinge": hinge,
-    "sigmoid_norm": sigmoid_norm,
     "simpo": simpo,
     "cpo": cpo,
     "orpo": orpo,
@@ -144,42 +133,51 @@ PREFERENCE_LOSSES: dict[str, Callable[..., Tensor]] = {
     "bco": bco,
 }
 REFERENCE_FREE = frozenset({"simpo", "cpo", "orpo"})
-# Their beta is per token: 2 to 10 is usual, against 0.1 for sums.
-LENGTH_NORMALISED = frozenset({"ipo_mean", "sigmoid_norm", "simpo", "orpo"})
+# Their formula is one of means already. A beta per token is larger than one of sums: 2 to 10 is usual, against 0.1.
+LENGTH_NORMALISED = frozenset({"simpo", "orpo"})
 
 
 def options_of(loss: str) -> frozenset[str]:
-    """The hyper-parameters that a loss of PREFERENCE_LOSSES reads, such as beta."""
-    parameters = inspect.signature(PREFERENCE_LOSSES[loss]).parameters.values()
+    """The hyper-parameters that a loss of PAIRWISE reads, such as beta."""
+    parameters = inspect.signature(PAIRWISE[loss]).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def preference_metrics(policy: PairLogprobs, reference: PairLogprobs | None, *, beta: float) -> dict[str, Tensor]:
+def preference_metrics(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> dict[str, Tensor]:
     """Implicit rewards beta (policy - reference) and what they say, (B,) each and detached.
 
-    `accuracy` is strict, as at the start of training every pair is a tie; `tie` says so. Without a reference the
-    reward is beta times the log-probability.
+    The accuracy is strict, as at the start of training every pair is a tie; `rewards/ties` says so. A loss without a
+    reference has one of zeros: the reward is then beta times the log-probability.
     """
-    chosen, rejected = log_ratios(policy, reference) if reference is not None else (policy.chosen, policy.rejected)
-    chosen, rejected = beta * chosen.detach(), beta * rejected.detach()
+    chosen, rejected = (beta * x.detach() for x in log_ratios(policy, reference))
     return {
-        "reward_chosen": chosen,
-        "reward_rejected": rejected,
-        "margin": chosen - rejected,
-        "accuracy": (chosen > rejected).to(chosen),
-        "tie": (chosen == rejected).to(chosen),
-        "logprobs_chosen": policy.chosen.detach(),
-        "logprobs_rejected": policy.rejected.detach(),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).to(chosen),
+        "rewards/ties": (chosen == rejected).to(chosen),
     }
 
 
-def kto_baseline(mismatched: Tensor, *, sum_over_ranks: Callable[[Tensor], Tensor] = alone) -> Tensor:
-    """KTO's reference point z = max(0, mean over all ranks), no gradient, (). Ethayarajh et al. 2024, eq. 7.
+def listwise(policy: Tensor, reference: Tensor, below: Tensor, *, beta: float) -> Tensor:
+    """DPO on whole rankings under Plackett-Luce (Rafailov et al. 2023, app. A.3), a term a response (R,).
 
-    mismatched: (M,) log policy - log reference of responses paired with other prompts of the batch.
+    policy, reference: (R,) log-probabilities.  below: (R, R) bool, whether the second response ranks strictly below the
+    first. The terms of a ranking add up to its negative log-likelihood; with two responses they are `sigmoid`. Of
+    responses that tie each competes with those strictly below it, and none with those beside it.
     """
-    total, count = sum_over_ranks(torch.stack([mismatched.detach().sum(), mismatched.new_tensor(len(mismatched))]))
-    return ratio(total, count).clamp(min=0.0)
+    rewards = beta * (policy - reference)
+    itself = torch.eye(len(rewards), dtype=torch.bool, device=rewards.device)
+    rivals = rewards.expand(len(rewards), -1).masked_fill((below | itself).logical_not(), -torch.inf)
+    return rivals.logsumexp(-1) - rewards
+
+
+def kto_baseline(total: Tensor, count: Tensor) -> Tensor:
+    """KTO's reference point z = max(0, mean), no gradient, (). Ethayarajh et al. 2024, eq. 7.
+
+    total, count: of log policy - log reference of responses paired with other prompts, over the whole optimizer step.
+    """
+    return ratio(total.detach(), count).clamp(min=0.0)
 
 
 def kto(
@@ -198,11 +196,3 @@ def kto(
     good = weight_desirable * torch.sigmoid(beta * (baseline - log_ratio))
     bad = weight_undesirable * torch.sigmoid(beta * (log_ratio - baseline))
     return torch.where(desirable.bool(), good, bad)
-
-
-def plackett_luce_dpo(ordered: Tensor, ref_ordered: Tensor, keep: Tensor | None = None, *, beta: float) -> Tensor:
-    """DPO on whole rankings (Rafailov et al. 2023, app. A.3), (P,). With K = 2 it is `dpo`.
-
-    ordered, ref_ordered: (P, K) summed log-probabilities from best to worst.  keep: (P, K), padding on the right.
-    """
-    return plackett_luce_nll(beta * (ordered - ref_ordered), keep)

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from command import ROOT, run
 from tiny_data import STEPS
 
-from bench import methods
+from bench import methods, preference
 from bench.harness import Contestant, Failed, Outcome, Work, agreement, peak_memory, results
 
 CURVE = [2.0, 1.5, 1.0]
@@ -80,3 +81,16 @@ def test_methods_fills_a_row_of_the_table(
     [row] = json.loads((tmp_path / "methods.json").read_text())["rows"]
     assert 0 < row["trained"] < 1 and row["artefact_mb"] > 0 and row["target_tokens_per_second"] > 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("| lora | 2e-3 |")
+
+
+def test_the_table_of_preferences_has_paired_gains_and_stands_between_its_marks(tmp_path: Path) -> None:
+    before = torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]])
+    runs = [before, torch.tensor([[1.0, 0.5, 1.0], [1.0, 1.0, 1.0]])]
+    found = preference.row("listwise", 4.0, runs, before)
+    assert found["gold"] == pytest.approx([0.75, 5.5 / 6]) and found["gain"]["mean"] == pytest.approx(0.5 / 6)
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- table -->\nold\n<!-- end of table -->\nbelow\n")
+    preference.put(preference.table([found], before), page)
+    above, *lines, below = page.read_text().splitlines()
+    assert (above, below) == ("above", "below") and "old" not in lines
+    assert "| 4 | 0.750 · 0.917 | 0.833 | +0.083 [+0.000, +0.167] | 0.750 | 0.750 | 1.000 |" in lines[-2]

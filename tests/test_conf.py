@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_module
 from instruct.prompts import PromptData
 from instruct.readers import InstructionData
 from reward.readers import RankingData
-from rl.preference import PREFERENCE_LOSSES, options_of
+from rl.preference import PAIRWISE, options_of
+from stages.preference_data import PreferenceData
 from train.entry import checked
 
 CONF = ROOT / "conf"
@@ -34,7 +35,7 @@ NEEDED = {  # what a person must say, because there is no good default
     "split": ("data=alpaca", "data.path=x"),
     "score": ("data=alpaca", "data.path=x", "models=[y]"),
 }
-READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData}
+READERS = {"sft": InstructionData, "reward": RankingData, "ppo": PromptData, "dpo": PreferenceData}
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -60,6 +61,7 @@ def test_every_choice_of_data_composes_for_a_stage_that_reads_it(choice: str) ->
     more = {
         **dict.fromkeys(("pairs", "best_of_n"), ("data.axes=[helpful]",)),
         "task": ("data.template=sentiment",),
+        "unpaired": ("loss=kto",),
     }.get(choice, ())
     read = [name for name in READERS if _reads(name, choice, more)]
     assert read, f"no stage takes data={choice}"
@@ -101,7 +103,7 @@ def test_every_option_is_read_somewhere() -> None:
     seen: set[type] = set()
     options = [option for name in STAGES for option in fields_of(schema(name), seen)]
     assert len(options) > 80
-    by_name = {option for loss in PREFERENCE_LOSSES for option in options_of(loss)}  # given to a loss as keywords
+    by_name = {option for loss in PAIRWISE for option in options_of(loss)}  # given to a loss as keywords
     by_name |= {"helpful", "honest", "harmless"}  # read in a loop over all of them
     by_name |= {"debug"}  # looked for among the arguments, before there is a configuration
     by_name |= {"top_p", "top_k"}  # stand there to be refused with the reason

@@ -6,20 +6,31 @@ from golden import assert_near, boolean, cases, double
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.comparisons import plackett_luce_nll
+from models.errors import ConfigError
 from rl.preference import (
     LENGTH_NORMALISED,
-    PREFERENCE_LOSSES,
+    PAIRWISE,
     REFERENCE_FREE,
     PairLogprobs,
     kto,
     kto_baseline,
+    listwise,
     log_odds,
     options_of,
-    plackett_luce_dpo,
     preference_metrics,
 )
+from rl.preference_loss import READS, PreferenceLoss
 
 HYPER_PARAMETERS = {"beta": 0.5, "label_smoothing": 0.1, "gamma": 0.5, "alpha": 1.0}
+# Each loss of the reference numbers: ours, and whether per token.
+REFERENCE_NAMES = {
+    **{name: (name, False) for name in PAIRWISE if name not in ("sigmoid", "ipo")},
+    "dpo": ("sigmoid", False),
+    "sigmoid_norm": ("sigmoid", True),
+    "ipo_sum": ("ipo", False),
+    "ipo_mean": ("ipo", True),
+}
 
 
 def softplus(x):
@@ -36,13 +47,13 @@ def pair(chosen, rejected, n_chosen=1.0, n_rejected=1.0, grad=False):
 
 
 def loss_of(name, policy, reference, **options):
-    return PREFERENCE_LOSSES[name](policy, reference, **{key: options[key] for key in options_of(name)})
+    return PAIRWISE[name](policy, reference, **{key: options[key] for key in options_of(name)})
 
 
-@pytest.mark.parametrize("name", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("name", REFERENCE_NAMES)
 @pytest.mark.parametrize(("inputs", "expected"), cases("pref"))
 def test_preference_reference_numbers(inputs, expected, name):
-    lengths = inputs["len_c"], inputs["len_r"]
+    lengths, (ours, per_token) = (inputs["len_c"], inputs["len_r"]), REFERENCE_NAMES[name]
     policy = pair(inputs["pc"], inputs["pr"], *lengths, grad=True)
     options = {
         "beta": inputs["orpo_lambda"] if name == "orpo" else inputs["beta"],
@@ -50,7 +61,8 @@ def test_preference_reference_numbers(inputs, expected, name):
         "gamma": inputs["simpo_gamma"],
         "alpha": inputs["rpo_alpha"],
     }
-    per_pair = loss_of(name, policy, pair(inputs["rc"], inputs["rr"], *lengths), **options)
+    sides = policy, pair(inputs["rc"], inputs["rr"], *lengths)
+    per_pair = loss_of(ours, *(side.means() if per_token else side for side in sides), **options)
     per_pair.mean().backward()
     assert_near(per_pair, expected[name]["per_pair"])
     assert_near(per_pair.mean(), expected[name]["loss"])
@@ -63,20 +75,18 @@ def test_implicit_reward_reference_numbers(inputs, expected):
     metrics = preference_metrics(
         pair(inputs["pc"], inputs["pr"]), pair(inputs["rc"], inputs["rr"]), beta=inputs["beta"]
     )
-    assert_near(metrics["reward_chosen"], expected["reward_chosen"])
-    assert_near(metrics["reward_rejected"], expected["reward_rejected"])
-    assert_near(metrics["accuracy"].mean(), expected["accuracy"])
+    assert_near(metrics["rewards/chosen"], expected["reward_chosen"])
+    assert_near(metrics["rewards/rejected"], expected["reward_rejected"])
+    assert_near(metrics["rewards/accuracies"].mean(), expected["accuracy"])
 
 
 # policy chosen -4 of 4 tokens, rejected -5 of 2; reference -4.5 both; beta 0.5: h = 1, chosen ratio 0.5, rejected -0.5
 BY_HAND = {
-    "dpo": softplus(-0.5),
+    "sigmoid": softplus(-0.5),
     "cdpo": 0.9 * softplus(-0.5) + 0.1 * softplus(0.5),
     "robust": (0.9 * softplus(-0.5) - 0.1 * softplus(0.5)) / 0.8,
-    "ipo_sum": 0.0,
-    "ipo_mean": (0.125 + 0.25 - 1.0) ** 2,
+    "ipo": 0.0,
     "hinge": 0.5,
-    "sigmoid_norm": softplus(-0.5 * 0.375),
     "simpo": softplus(0.5 - 0.5 * (-1.0 + 2.5)),
     "cpo": softplus(-0.5) + 1.0,
     "orpo": 1.0 + 0.5 * softplus(math.log(1 / (math.e**2.5 - 1)) - math.log(1 / (math.e - 1))),
@@ -87,13 +97,13 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("name", PAIRWISE)
 def test_preference_losses_by_hand(name):
     policy, reference = pair([-4.0], [-5.0], [4.0], [2.0]), pair([-4.5], [-4.5], [4.0], [2.0])
     assert_near(loss_of(name, policy, reference, **HYPER_PARAMETERS), [BY_HAND[name]])
 
 
-@pytest.mark.parametrize("name", ["dpo", "cdpo", "robust", "sigmoid_norm"])
+@pytest.mark.parametrize("name", ["sigmoid", "cdpo", "robust"])
 def test_at_the_reference_the_loss_is_ln_2(name):
     policy = pair([-4.0], [-5.0], [4.0], [2.0])
     assert_near(loss_of(name, policy, policy, **HYPER_PARAMETERS), [math.log(2)])
@@ -101,36 +111,31 @@ def test_at_the_reference_the_loss_is_ln_2(name):
 
 def test_at_the_reference_ipo_is_a_quarter_over_beta_squared():
     policy = pair([-4.0], [-5.0])
-    assert_near(PREFERENCE_LOSSES["ipo_sum"](policy, policy, beta=0.1), [25.0])
+    assert_near(PAIRWISE["ipo"](policy, policy, beta=0.1), [25.0])
 
 
 def test_at_the_reference_every_pair_is_a_tie():
     policy = pair([-4.0, -1.0], [-5.0, -1.0])
     metrics = preference_metrics(policy, policy, beta=0.1)
-    assert metrics["accuracy"].tolist() == [0.0, 0.0] and metrics["tie"].tolist() == [1.0, 1.0]
+    assert metrics["rewards/accuracies"].tolist() == [0.0, 0.0] and metrics["rewards/ties"].tolist() == [1.0, 1.0]
 
 
 @given(st.floats(-20, 20), st.floats(0, 0.49))
 def test_robust_is_unbiased_under_its_label_noise(h, noise):
     right, wrong = pair([h], [0.0]), pair([0.0], [h])
     zero = pair([0.0], [0.0])
-    losses = [PREFERENCE_LOSSES["robust"](p, zero, beta=1.0, label_smoothing=noise) for p in (right, wrong)]
+    losses = [PAIRWISE["robust"](p, zero, beta=1.0, label_smoothing=noise) for p in (right, wrong)]
     assert_near((1 - noise) * losses[0] + noise * losses[1], [softplus(-h)])
 
 
 def test_without_noise_the_noise_aware_losses_are_dpo():
     policy, reference = pair([-4.0], [-5.0]), pair([-4.5], [-4.5])
-    want = PREFERENCE_LOSSES["dpo"](policy, reference, beta=0.3).tolist()
+    want = PAIRWISE["sigmoid"](policy, reference, beta=0.3).tolist()
     for name in ("cdpo", "robust"):
-        assert_near(PREFERENCE_LOSSES[name](policy, reference, beta=0.3, label_smoothing=0.0), want)
+        assert_near(PAIRWISE[name](policy, reference, beta=0.3, label_smoothing=0.0), want)
 
 
-@pytest.mark.parametrize("name", sorted(REFERENCE_FREE))
-def test_reference_free_losses_need_no_reference(name):
-    assert loss_of(name, pair([-4.0], [-5.0]), None, **HYPER_PARAMETERS).isfinite().all()
-
-
-@pytest.mark.parametrize("name", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("name", PAIRWISE)
 def test_only_the_named_losses_ignore_the_reference(name):
     policy = pair([-4.0], [-5.0], [4.0], [2.0])
     references = pair([-1.0], [-9.0], [4.0], [2.0]), pair([-8.0], [-2.0], [4.0], [2.0])
@@ -138,19 +143,21 @@ def test_only_the_named_losses_ignore_the_reference(name):
     assert torch.equal(*losses) == (name in REFERENCE_FREE)
 
 
-@pytest.mark.parametrize("name", sorted(LENGTH_NORMALISED))
+@pytest.mark.parametrize("name", PAIRWISE)
 def test_length_normalised_losses_do_not_see_repetition(name):
     once, thrice = pair([-2.0], [-5.0], [2.0], [4.0]), pair([-6.0], [-15.0], [6.0], [12.0])
     reference, reference_thrice = pair([-2.5], [-4.0], [2.0], [4.0]), pair([-7.5], [-12.0], [6.0], [12.0])
+    if name not in LENGTH_NORMALISED:  # those are by themselves
+        once, thrice, reference, reference_thrice = (x.means() for x in (once, thrice, reference, reference_thrice))
     want = loss_of(name, once, reference, **HYPER_PARAMETERS).tolist()
     assert_near(loss_of(name, thrice, reference_thrice, **HYPER_PARAMETERS), want)
 
 
 def test_options_are_those_that_a_loss_reads():
-    assert options_of("dpo") == {"beta"} and options_of("rpo") == {"beta", "alpha"}
+    assert options_of("sigmoid") == {"beta"} and options_of("rpo") == {"beta", "alpha"}
 
 
-@pytest.mark.parametrize("name", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("name", PAIRWISE)
 def test_a_thousand_nats_stay_finite_in_value_and_gradient(name):
     policy = pair([-1000.0], [-1.0], grad=True)
     loss = loss_of(name, policy, pair([-1.0], [-1000.0]), **HYPER_PARAMETERS).sum()
@@ -178,7 +185,8 @@ def test_log_odds_gradient_is_that_of_finite_differences():
 @pytest.mark.parametrize(("inputs", "expected"), cases("kto"))
 def test_kto_reference_numbers(inputs, expected):
     policy = double(inputs["policy"], grad=True)
-    baseline = kto_baseline(double(inputs["kl_policy"]) - double(inputs["kl_ref"]))
+    drift = double(inputs["kl_policy"]) - double(inputs["kl_ref"])
+    baseline = kto_baseline(drift.sum(), double(len(drift)))
     per_example = kto(
         policy - double(inputs["ref"]),
         boolean(inputs["label"]),
@@ -199,33 +207,82 @@ def test_kto_by_hand():
     assert_near(got, [1 - sigmoid(1.0), 3.0 * (1 - sigmoid(-1.0))])
 
 
-def test_the_kto_baseline_is_clamped_after_the_mean_over_ranks():
-    ours, other = double([-3.0, -1.0]), double([5.0])
-    got = kto_baseline(ours, sum_over_ranks=lambda sums: sums + double([other.sum().item(), 1.0]))
-    assert_near(got, 1 / 3)
-    assert_near(kto_baseline(ours), 0.0)
+def test_the_kto_baseline_is_the_mean_over_all_ranks_and_then_clamped():
+    assert_near(kto_baseline(double(-3.0) + double(4.0), double(3.0)), 1 / 3)
+    assert_near(kto_baseline(double(-3.0), double(2.0)), 0.0)
 
 
 def test_the_kto_baseline_carries_no_gradient():
-    assert not kto_baseline(double([1.0], grad=True)).requires_grad
+    assert not kto_baseline(double(1.0, grad=True), double(1.0)).requires_grad
+
+
+def below(*ranks):
+    """Of one ranking by rank, 1 the best."""
+    rank = torch.tensor(ranks)
+    return rank[None, :] > rank[:, None]
 
 
 @pytest.mark.parametrize(("inputs", "expected"), cases("pl_dpo"))
 def test_listwise_reference_numbers(inputs, expected):
-    policy, order = double(inputs["policy"], grad=True), torch.tensor(inputs["order"])
+    policy, order = double(inputs["policy"], grad=True), inputs["order"]
     ref = double(inputs["ref"])
-    loss = plackett_luce_dpo(policy[order], ref[order], beta=inputs["beta"])
+    ranks = [order.index(i) for i in range(len(order))]
+    loss = listwise(policy, ref, below(*ranks), beta=inputs["beta"]).sum()
     loss.backward()
     assert_near(loss, expected["loss"])
     assert_near(inputs["beta"] * (policy - ref), expected["implicit_rewards"])
     assert_near(policy.grad, expected["grad_policy"])
 
 
-def test_listwise_with_two_responses_is_dpo():
-    want = PREFERENCE_LOSSES["dpo"](pair([-4.0], [-5.0]), pair([-4.5], [-4.5]), beta=0.5)
-    assert_near(plackett_luce_dpo(double([[-4.0, -5.0]]), double([[-4.5, -4.5]]), beta=0.5), want.tolist())
+@given(st.lists(st.floats(-20, 20), min_size=2, max_size=6), st.randoms())
+def test_listwise_terms_add_up_to_the_likelihood_of_the_order(scores, random):
+    ranks = random.sample(range(len(scores)), len(scores))
+    ordered = [scores[ranks.index(place)] for place in range(len(scores))]
+    found = listwise(double(scores), double([0.0] * len(scores)), below(*ranks), beta=0.5).sum()
+    assert_near(found, plackett_luce_nll(0.5 * double(ordered)).item())
+
+
+def test_listwise_with_two_responses_is_dpo_in_value_and_gradient():
+    two, policy = double([-4.0, -5.0], grad=True), pair([-4.0], [-5.0], grad=True)
+    found = listwise(two, double([-4.5, -4.5]), below(1, 2), beta=0.5).sum()
+    want = PAIRWISE["sigmoid"](policy, pair([-4.5], [-4.5]), beta=0.5).sum()
+    found.backward()
+    want.backward()
+    assert_near(found, want.item())
+    assert_near(two.grad, [policy.chosen.grad.item(), policy.rejected.grad.item()])
 
 
 def test_listwise_at_the_reference_is_log_factorial():
-    logprobs = double([[-4.0, -5.0, -6.0]])
-    assert_near(plackett_luce_dpo(logprobs, logprobs, beta=0.5), [math.log(6)])
+    logprobs = double([-4.0, -5.0, -6.0])
+    assert_near(listwise(logprobs, logprobs, below(2, 1, 3), beta=0.5).sum(), math.log(6))
+
+
+def test_listwise_ranks_responses_that_tie_against_what_is_below_them_alone():
+    scores = double([1.0, 2.0, 0.0], grad=True)
+    found = listwise(scores, double([0.0] * 3), below(1, 1, 2), beta=1.0)
+    assert_near(found, [softplus(-1.0), softplus(-2.0), 0.0])
+
+
+@pytest.mark.parametrize("name", READS)
+def test_an_option_that_a_loss_does_not_read_is_refused_with_one_that_does(name):
+    given_ = {"gamma": 0.3, "alpha": 0.3, "label_smoothing": 0.3, "weight_desirable": 0.3, "nll": 0.3}
+    given_ |= {"length_normalised": True, "pairs": "best_worst", "ties": "drop"}
+    for option, value in given_.items():
+        if option in READS[name]:
+            assert getattr(PreferenceLoss(name=name, **{option: value}), option) == value
+        else:
+            with pytest.raises(ConfigError, match=f"loss.{option}={value}: not read by loss={name}; loss=.* reads it"):
+                PreferenceLoss(name=name, **{option: value})
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.3), ("cosine", 0.3)])
+def test_beta_moves_from_its_start_to_its_end(schedule, middle):
+    loss = PreferenceLoss(beta=0.1, beta_schedule=schedule, beta_end=0.5)
+    assert [loss.beta_at(x) for x in (0.0, 0.5, 1.0)] == pytest.approx([0.1, middle, 0.5])
+    assert PreferenceLoss(beta=0.1).beta_at(0.7) == 0.1
+
+
+@pytest.mark.parametrize("wrong", [{"beta_schedule": "linear"}, {"beta_end": 0.2}])
+def test_a_schedule_of_beta_needs_an_end_and_an_end_a_schedule(wrong):
+    with pytest.raises(ConfigError, match="a schedule needs an end"):
+        PreferenceLoss(**wrong)

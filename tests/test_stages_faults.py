@@ -91,7 +91,7 @@ def test_a_wrong_value_ends_with_2_the_option_the_value_and_what_is_allowed(
         ("sft", "model.dtype=float8", "bfloat16"),
         ("dpo", "loss.beta=0", "above 0"),
         ("dpo", "loss.label_smoothing=0.5", "[0, 0.5)"),
-        ("dpo", "loss.name=dppo", "dpo"),
+        ("dpo", "loss.name=dpo", "sigmoid is DPO"),
         ("reward", "loss.harmless=-1", "0 or more"),
         ("reward", "sampling.samples=1 sampling.variants=0", "at least 2"),
         ("reward", "sampling.noise=0.5", "[0, 0.5)"),

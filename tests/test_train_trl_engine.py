@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from models.layout import Batch
 from models.loading import ModelConfig
 from reward.readers import RankingData
 from reward.training import RewardLoss
-from rl.pairs import PreferenceLoss
+from rl.preference import PAIRWISE, PairLogprobs
+from rl.preference_loss import PreferenceLoss
+from stages.preference_data import PreferenceData
 from train.artifact import Artifact
 from train.batches import Share, ShuffledBatches
 from train.sharding import Sharding
@@ -135,7 +138,7 @@ def dpo(folder: Path, model: str, data: str, engine: str, loss: PreferenceLoss, 
             name=engine,
             outputs=str(folder),
             model=ModelConfig(path=model),
-            data=RankingData(path=data, format="kwise", axes=["helpful"], eval_fraction=0.2),
+            data=PreferenceData(path=data, format="kwise", axes=["helpful"], eval_fraction=0.2),
             loss=loss,
             trainer=trainer(**training),
             tracking=TrackingConfig(backend="none"),
@@ -232,13 +235,33 @@ def test_dpo_is_that_of_trl(accumulation: int, llama_folder: str, preferences: s
     assert_equal_facts(theirs, ours)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"dpo"}))
+@pytest.mark.parametrize(("name", "normalised"), sorted(set(LOSSES) - {("sigmoid", False)}))
 def test_losses_that_trl_has_too_are_those_of_trl(
-    name: str, llama_folder: str, preferences: str, tmp_path: Path
+    name: str, normalised: bool, llama_folder: str, preferences: str, tmp_path: Path
 ) -> None:
-    loss = PreferenceLoss(name=name, beta=0.5, label_smoothing=0.1 if name == "robust" else 0.0)
+    noise = 0.1 if name == "robust" else 0.0
+    loss = PreferenceLoss(name=name, beta=0.5, label_smoothing=noise, length_normalised=normalised)
     ours, theirs = both(dpo, tmp_path, llama_folder, preferences, loss, max_steps=3, learning_rate=1e-3)
     assert_equal_curves(ours, theirs, steps=3)
+
+
+def test_losses_without_a_reference_are_those_of_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    policy = PairLogprobs(*(torch.tensor(x).double() for x in ([-4.0, -9.0], [-5.0, -2.0], [4.0, 3.0], [2.0, 1.0])))
+    mean = policy.means()
+    numbers = {"alpha": 0.0, "beta": 0.4, "simpo_gamma": 0.7, "label_smoothing": 0.0}
+    place = SimpleNamespace(device="cpu")
+    for name, sides, kind, nll in (("simpo", mean, "simpo", 0.0), ("cpo", policy, "sigmoid", -mean.chosen)):
+        trainer = SimpleNamespace(**numbers, loss_type=kind, accelerator=place)
+        theirs, *_ = CPOTrainer.cpo_loss(trainer, sides.chosen, sides.rejected)
+        options = {"gamma": 0.7} if name == "simpo" else {}
+        torch.testing.assert_close(PAIRWISE[name](policy, policy, beta=0.4, **options), theirs + nll)
+    trainer = SimpleNamespace(beta=0.4, accelerator=place)
+    theirs, *_ = ORPOTrainer.odds_ratio_loss(trainer, mean.chosen, mean.rejected)
+    torch.testing.assert_close(PAIRWISE["orpo"](policy, policy, beta=0.4).float(), (-mean.chosen - theirs).float())
 
 
 def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(
@@ -277,7 +300,10 @@ def test_every_process_gets_the_micro_batches_that_ours_would_get(world: int, ac
         assert [[order[i] for i in micro] for micro in dealt] == [batch["rows"].tolist() for batch in batches]
 
 
-@pytest.mark.parametrize("loss", [{"name": "simpo"}, {"name": "cdpo"}, {"nll": 0.1}])
+@pytest.mark.parametrize(
+    "loss",
+    [{"name": "simpo"}, {"name": "ipo"}, {"nll": 0.1}, {"beta_schedule": "linear", "beta_end": 0.2}],
+)
 def test_a_loss_that_trl_lacks_is_refused_before_anything_loads(loss: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="engine=ours") as refused:
         dpo(tmp_path, "absent", "absent.jsonl", "trl", PreferenceLoss(**loss))
@@ -288,7 +314,7 @@ def test_a_loss_that_trl_lacks_is_refused_before_anything_loads(loss: dict[str, 
 @pytest.mark.parametrize("stage", [stages.sft.SFTStage, stages.reward.RewardStage, stages.dpo.DPOStage])
 @pytest.mark.parametrize("wrong", [{"engine": "theirs"}, {"engine": "trl", "deepspeed": Sharding(stage=2)}])
 def test_an_unknown_engine_and_a_sharded_trl_are_refused(stage: type, wrong: dict[str, Any]) -> None:
-    data = InstructionData if stage is stages.sft.SFTStage else RankingData
+    data = {stages.sft.SFTStage: InstructionData, stages.dpo.DPOStage: PreferenceData}.get(stage, RankingData)
     with pytest.raises(ConfigError, match="engine="):
         stage(data=data(path="absent.jsonl", format="messages" if data is InstructionData else "kwise"), **wrong)
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import huggingface_hub
 import torch
@@ -30,17 +30,28 @@ from train.trainer import TrainerConfig, make_optimizer, rate_multiplier, traini
 from train.trl_rows import Columns, conversation_columns, only_axis, pairs_of, row_order
 
 ENGINES = ("ours", "trl")
-# Our losses that TRL's DPOTrainer has with the same formula, under its name.
+# Our losses that TRL's DPOTrainer has with the same formula, of sums or per token, under its name.
 LOSSES = {
-    "dpo": "sigmoid",
-    "robust": "robust",
-    "ipo_mean": "ipo",
-    "hinge": "hinge",
-    "sigmoid_norm": "sigmoid_norm",
-    "apo_zero": "apo_zero",
-    "apo_down": "apo_down",
-    "bco": "bco_pair",
+    ("sigmoid", False): "sigmoid",
+    ("sigmoid", True): "sigmoid_norm",
+    ("robust", False): "robust",
+    ("ipo", True): "ipo",
+    ("hinge", False): "hinge",
+    ("apo_zero", False): "apo_zero",
+    ("apo_down", False): "apo_down",
+    ("bco", False): "bco_pair",
 }
+
+
+class _Loss(Protocol):
+    """What is asked of a preference loss."""
+
+    name: str
+    length_normalised: bool
+    beta: float
+    beta_schedule: str
+    label_smoothing: float
+    nll: float
 
 
 def check_engine(engine: str, sharding: Sharding, adapter: AdapterConfig, trainer: TrainerConfig) -> None:
@@ -55,12 +66,16 @@ def check_engine(engine: str, sharding: Sharding, adapter: AdapterConfig, traine
         raise ConfigError(f"engine=trl does not run with adapter={adapter.method}; use engine=ours")
 
 
-def check_preference_loss(loss: str, nll: float) -> None:
+def check_preference_loss(loss: _Loss) -> None:
     """Raise ConfigError unless TRL's DPOTrainer has this loss."""
-    if loss not in LOSSES:
-        raise ConfigError(f"engine=trl has no loss.name={loss}; use one of {', '.join(LOSSES)}, or engine=ours")
-    if nll:
-        raise ConfigError(f"engine=trl has no loss.nll={nll} beside a loss; use loss.nll=0, or engine=ours")
+    if (loss.name, loss.length_normalised) not in LOSSES:
+        asked = f"loss={loss.name} with loss.length_normalised={str(loss.length_normalised).lower()}"
+        raise ConfigError(
+            f"engine=trl has no {asked}; use one of {', '.join(sorted({n for n, _ in LOSSES}))}, or engine=ours"
+        )
+    for option, neutral in (("nll", 0.0), ("beta_schedule", "constant")):
+        if (value := getattr(loss, option)) != neutral:
+            raise ConfigError(f"engine=trl has no loss.{option}={value}; use loss.{option}={neutral}, or engine=ours")
 
 
 @dataclass(frozen=True)
@@ -106,10 +121,7 @@ class TRLEngine:
         policy: PreTrainedModel,
         reference: PreTrainedModel,
         preferences: Sequence[Tensor],
-        *,
-        loss: str,
-        beta: float,
-        label_smoothing: float,
+        loss: _Loss,
     ) -> None:
         """DPOTrainer, which asks the reference itself. `reference` is a copy of the policy of its own.
 
@@ -124,7 +136,8 @@ class TRLEngine:
             "chosen_ids": [pair.chosen for pair in pairs],
             "rejected_ids": [pair.rejected for pair in pairs],
         }
-        options = {"loss_type": [LOSSES[loss]], "beta": beta, "label_smoothing": label_smoothing}
+        kind = LOSSES[loss.name, loss.length_normalised]
+        options = {"loss_type": [kind], "beta": loss.beta, "label_smoothing": loss.label_smoothing}
 
         def made(train_dataset: datasets.Dataset, **given: Any) -> Trainer:
             """DPOTrainer tokenises what it is made with, even ids; so ids become its data set afterwards."""

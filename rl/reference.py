@@ -1,0 +1,27 @@
+"""The reference's log-probabilities of responses: asked once, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.layout import Tree, collate
+from models.logprobs import per_response, token_logprobs
+
+
+@torch.no_grad()
+def response_logprobs(model: nn.Module, trees: Sequence[Tree], bin_tokens: int, batch_size: int = 32) -> list[Tensor]:
+    """Summed over tokens, (K,) of each tree, on the CPU."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    found: list[Tensor] = []
+    for start in range(0, len(trees), batch_size):
+        rows = trees[start : start + batch_size]
+        batch = {name: value.to(device) for name, value in collate(rows, bin_tokens=bin_tokens).items()}
+        sums = per_response(token_logprobs(model, batch).logprobs, batch).cpu()
+        found += sums.split([len(tree.responses) for tree in rows])
+    model.train(was_training)
+    return found

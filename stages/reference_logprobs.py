@@ -1,0 +1,75 @@
+"""The reference's log-probabilities, asked once and kept: a later run on the same rows reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.layout import Tree
+from rl.reference import response_logprobs
+from train.digests import code_digest, digest
+from train.processes import rank
+
+NAME = "logprobs"
+
+
+@dataclass(frozen=True)
+class ReferenceLogprobs:
+    """A cache of one reference model. `about`: what its log-probabilities depend on beside the rows."""
+
+    folder: Path
+    about: dict[str, Any]
+    bin_tokens: int
+    say: Callable[[str], None]
+    model: Callable[[], nn.Module]  # called only where something is not known yet
+
+    def of(self, trees: Sequence[Tree]) -> list[Tensor]:
+        """Summed log-probabilities of the responses, (K,) of each tree: read, or computed and kept."""
+        key = {**self.about, "code": code_digest(), "bin_tokens": self.bin_tokens}
+        key |= {"rows": digest([[tree.prompt, tree.responses] for tree in trees])}
+        path = self.folder / f"{digest(key)[:16]}.safetensors"
+        sizes = [len(tree.responses) for tree in trees]
+        found = read(path, key, sum(sizes)) if path.exists() else None
+        if found is not None:
+            self.say(f"reference log-probs: read from {path}")
+            return list(found.split(sizes))
+        if path.exists():
+            self.say(f"reference log-probs: {path} is damaged or of something else, computed anew")
+        computed = response_logprobs(self.model(), trees, self.bin_tokens)
+        if rank() == 0:
+            write(path, key, torch.cat(computed))
+            self.say(f"reference log-probs: of {sum(sizes)} responses, kept in {path}")
+        return computed
+
+
+def write(path: Path, key: dict[str, Any], logprobs: Tensor) -> None:
+    """The file, whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file({NAME: logprobs}, aside, metadata={"key": json.dumps(key, sort_keys=True), "digest": _digest(logprobs)})
+    aside.replace(path)
+
+
+def read(path: Path, key: dict[str, Any], n: int) -> Tensor | None:
+    """The `n` log-probabilities of the file; None where it is damaged, or made of anything else than `key` says."""
+    try:
+        with safe_open(path, "pt") as file:
+            told, logprobs = file.metadata() or {}, file.get_tensor(NAME)
+    except (SafetensorError, OSError):
+        return None
+    whole = logprobs.shape == (n,) and told.get("digest") == _digest(logprobs)
+    return logprobs if whole and told.get("key") == json.dumps(key, sort_keys=True) else None
+
+
+def _digest(logprobs: Tensor) -> str:
+    return hashlib.sha256(logprobs.float().numpy().tobytes()).hexdigest()
