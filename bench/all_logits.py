@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import rl.pairs
+import rl.reference
 from models.layout import Batch
 from models.logprobs import TokenLogprobs, hidden_states
 from stages.dpo import DPOStage, run
@@ -24,5 +25,5 @@ def everywhere(model: nn.Module, batch: Batch) -> TokenLogprobs:
 
 
 if __name__ == "__main__":
-    rl.pairs.token_logprobs = everywhere
+    rl.pairs.token_logprobs = rl.reference.token_logprobs = everywhere
     start("dpo", DPOStage, run)

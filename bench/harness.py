@@ -101,7 +101,8 @@ def stage_outcome(folder: Path, stage: str) -> Outcome:
     logged = map(json.loads, (folder / "run" / stage / "metrics.jsonl").read_text().splitlines())
     lines = [line for line in logged if "loss" in line]
     manifest = json.loads((folder / "run" / stage / "manifest.json").read_text())
-    return Outcome(manifest["training_seconds"], [x["loss"] for x in lines], [x["grad_norm"] for x in lines])
+    seconds = manifest["training_seconds"] + manifest.get("reference_seconds", 0.0)
+    return Outcome(seconds, [x["loss"] for x in lines], [x["grad_norm"] for x in lines])
 
 
 def reported_outcome(folder: Path) -> Outcome:

@@ -38,13 +38,20 @@ class KTORows:
     """
 
     def __init__(
-        self, trees: Sequence[Tree], labels: Sequence[Tensor], layout: LayoutConfig, max_length: int, policy: nn.Module
+        self,
+        trees: Sequence[Tree],
+        labels: Sequence[Tensor],
+        layout: LayoutConfig,
+        max_length: int,
+        policy: nn.Module,
+        *,
+        bf16: bool,
     ) -> None:
         fitted = [(fit(t, max_length, layout.long_prompt), label) for t, label in zip(trees, labels, strict=True)]
         kept = [(tree, label) for tree, label in fitted if tree is not None and label.any()]
         self.trees, self.labels = [tree for tree, _ in kept], [label for _, label in kept]
         self.mismatched = mismatched(self.trees, max_length)
-        self.bin_tokens, self.policy = layout.bin_tokens, policy
+        self.bin_tokens, self.policy, self.bf16 = layout.bin_tokens, policy, bf16
         self.reference: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -79,7 +86,8 @@ class KTORows:
 
     def _drift(self, indices: Sequence[int]) -> Tensor:
         """Log policy - log reference of each row's mismatched response, (rows,)."""
-        found = response_logprobs(self.policy, [self.mismatched[i] for i in indices], self.bin_tokens)
+        asked = [self.mismatched[i] for i in indices]
+        found = response_logprobs(self.policy, asked, self.bin_tokens, bf16=self.bf16)
         return torch.cat(found) - torch.cat([self.reference[len(self.trees) + i] for i in indices])
 
 

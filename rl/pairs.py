@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.comparisons import strict_pairs
 from models.errors import DataError, NumericsError
-from models.layout import Batch, LayoutConfig, Tree, collate, fit
+from models.layout import Batch, LayoutConfig, Tree, collate, fit, separate
 from models.logprobs import per_response, response_lengths, token_logprobs
 from models.masked import ratio
 from models.objective import Mean, Metrics
@@ -44,7 +44,7 @@ class PreferenceRows:
         self.trees, self.preferences = [t for t, _ in kept], [p for _, p in kept]
         if not kept:
             raise DataError(f"none of {len(fitted)} rankings has distinct responses within {max_length} tokens")
-        self.bin_tokens, self.pairs = layout.bin_tokens, pairs
+        self.layout, self.pairs = layout, pairs
         self.reference: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -60,9 +60,11 @@ class PreferenceRows:
         self.reference = logprobs
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        batch = collate([self.trees[i] for i in indices], bin_tokens=self.bin_tokens)
+        trees = [self.trees[i] for i in indices]
         preference = torch.cat([self.preferences[i] for i in indices])
-        tree = batch["tree"]
+        tree = torch.repeat_interleave(torch.arange(len(trees)), torch.tensor([len(t.responses) for t in trees]))
+        laid = trees if self.layout.tree else [row for whole in trees for row in separate(whole)]
+        batch = {**collate(laid, bin_tokens=self.layout.bin_tokens), "tree": tree}
         compared = extremes(preference, tree) if self.pairs == "best_worst" else torch.ones_like(tree, dtype=torch.bool)
         pairs = strict_pairs(preference, compared, tree)
         reference = torch.cat([self.reference[i] for i in indices]) if self.reference else torch.zeros_like(preference)

@@ -12,8 +12,10 @@ from models.logprobs import per_response, token_logprobs
 
 
 @torch.no_grad()
-def response_logprobs(model: nn.Module, trees: Sequence[Tree], bin_tokens: int, batch_size: int = 32) -> list[Tensor]:
-    """Summed over tokens, (K,) of each tree, on the CPU."""
+def response_logprobs(
+    model: nn.Module, trees: Sequence[Tree], bin_tokens: int, *, bf16: bool, batch_size: int = 16
+) -> list[Tensor]:
+    """Summed over tokens, (K,) of each tree, on the CPU. bf16: in the precision of a training with bf16=true."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -21,7 +23,8 @@ def response_logprobs(model: nn.Module, trees: Sequence[Tree], bin_tokens: int, 
     for start in range(0, len(trees), batch_size):
         rows = trees[start : start + batch_size]
         batch = {name: value.to(device) for name, value in collate(rows, bin_tokens=bin_tokens).items()}
-        sums = per_response(token_logprobs(model, batch).logprobs, batch).cpu()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            sums = per_response(token_logprobs(model, batch).logprobs, batch).cpu()
         found += sums.split([len(tree.responses) for tree in rows])
     model.train(was_training)
     return found

@@ -109,13 +109,13 @@ def run(cfg: DPOStage) -> Artifact:
         reference = reference_logprobs(run, cfg, folder, policy, tokenizer)
 
         def rows_of(side: list[Ranking] | list[Labelled]) -> PreferenceRows | KTORows:
-            rows = preference_rows(side, cfg.loss, chat, cfg.layout, length, policy)
+            rows = preference_rows(side, cfg.loss, chat, cfg.layout, length, policy, bf16=cfg.trainer.bf16)
             if cfg.loss.has_reference:
                 rows.refer(reference.of(rows.referred))
             return rows
 
         objective, held = objective_of(cfg), rows_of(data.eval) if data.eval else None
-        measure = partial(held_out, policy, held, objective) if held else None
+        measure = partial(held_out, policy, held, objective, bf16=cfg.trainer.bf16) if held else None
         if cfg.online.rounds:
             rounds = online_rounds(run, cfg, folder, policy, tokenizer, [record.prompt for record in data.train])
             found = learn(run, cfg, policy, rounds, objective, measure) | {"rounds": rounds.told}
@@ -189,6 +189,7 @@ def online_rounds(
         length,
         run.share(cfg.trainer),
         cfg.seed,
+        cfg.trainer.bf16,
     )
 
 
@@ -216,7 +217,7 @@ def reference_logprobs(
     }
     kept = Path(cfg.reference_cache or Path(cfg.outputs) / "reference_logprobs")
     model = (lambda: policy) if cfg.adapter.starts_at_model else (lambda: load_policy(folder, cfg.model)[0])
-    return ReferenceLogprobs(kept, about, cfg.layout.bin_tokens, run.say, model)
+    return ReferenceLogprobs(kept, about, cfg.layout.bin_tokens, cfg.trainer.bf16, run, model)
 
 
 def say_balance(run: Run, rows: PreferenceRows | KTORows, loss: PreferenceLoss) -> None:

@@ -47,6 +47,7 @@ class OnlineRounds:
     max_length: int
     share: Share
     seed: int
+    bf16: bool  # the precision of the training
     start_step: int = 0
     told: dict[int, dict[str, float]] = field(default_factory=dict)  # of each round, from 1
 
@@ -89,14 +90,15 @@ class OnlineRounds:
         self.tell(number, asked, ranked)
         rows = self.rows(ranked)
         if self.loss.has_reference:
-            rows.refer(response_logprobs(self.reference or self.policy, rows.referred, self.layout.bin_tokens))
+            model = self.reference or self.policy
+            rows.refer(response_logprobs(model, rows.referred, self.layout.bin_tokens, bf16=self.bf16))
         return rows
 
     def rows(self, ranked: Sequence[Ranked]) -> PreferenceRows | KTORows:
         trees, preferences = [r.tree for r in ranked], [r.preference for r in ranked]
         if self.loss.name == KTO:
             labels = [kto_labels(preference) for preference in preferences]
-            return KTORows(trees, labels, self.layout, self.max_length, self.policy)
+            return KTORows(trees, labels, self.layout, self.max_length, self.policy, bf16=self.bf16)
         return PreferenceRows(trees, preferences, self.layout, self.max_length, pairs=self.loss.pairs)
 
     def tell(self, number: int, asked: Sequence[Prompt], ranked: Sequence[Ranked]) -> None:

@@ -59,12 +59,14 @@ def preference_rows(
     layout: LayoutConfig,
     max_length: int,
     policy: nn.Module,
+    *,
+    bf16: bool,
 ) -> PreferenceRows | KTORows:
     """Rows in the form that the loss learns from. A ranking has one score a response: the sum of its labelled axes."""
     trees, scores = [tree_of(record, chat) for record in records], [score_of(record) for record in records]
     if loss.name == KTO:
         labels = [s if isinstance(r, Labelled) else kto_labels(s) for r, s in zip(records, scores, strict=True)]
-        return KTORows(trees, labels, layout, max_length, policy)
+        return KTORows(trees, labels, layout, max_length, policy, bf16=bf16)
     if loss.name == LISTWISE and loss.ties != "strict":
         ordered = [is_ordered(ranking, score, loss.ties) for ranking, score in zip(records, scores, strict=True)]
         trees, scores = ([x for x, kept in zip(xs, ordered, strict=True) if kept] for xs in (trees, scores))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from models.layout import Tree
 from rl.reference import response_logprobs
 from train.digests import code_digest, digest
 from train.processes import rank
+from train.run import Run
 
 NAME = "logprobs"
 
@@ -30,25 +32,29 @@ class ReferenceLogprobs:
     folder: Path
     about: dict[str, Any]
     bin_tokens: int
-    say: Callable[[str], None]
+    bf16: bool
+    run: Run
     model: Callable[[], nn.Module]  # called only where something is not known yet
 
     def of(self, trees: Sequence[Tree]) -> list[Tensor]:
         """Summed log-probabilities of the responses, (K,) of each tree: read, or computed and kept."""
-        key = {**self.about, "code": code_digest(), "bin_tokens": self.bin_tokens}
+        key = {**self.about, "code": code_digest(), "bin_tokens": self.bin_tokens, "bf16": self.bf16}
         key |= {"rows": digest([[tree.prompt, tree.responses] for tree in trees])}
         path = self.folder / f"{digest(key)[:16]}.safetensors"
         sizes = [len(tree.responses) for tree in trees]
         found = read(path, key, sum(sizes)) if path.exists() else None
         if found is not None:
-            self.say(f"reference log-probs: read from {path}")
+            self.run.say(f"reference log-probs: read from {path}")
             return list(found.split(sizes))
         if path.exists():
-            self.say(f"reference log-probs: {path} is damaged or of something else, computed anew")
-        computed = response_logprobs(self.model(), trees, self.bin_tokens)
+            self.run.say(f"reference log-probs: {path} is damaged or of something else, computed anew")
+        start = time.perf_counter()
+        computed = response_logprobs(self.model(), trees, self.bin_tokens, bf16=self.bf16)
+        spent = self.run.training.get("reference_seconds", 0.0) + time.perf_counter() - start
+        self.run.training["reference_seconds"] = round(spent, 3)
         if rank() == 0:
             write(path, key, torch.cat(computed))
-            self.say(f"reference log-probs: of {sum(sizes)} responses, kept in {path}")
+            self.run.say(f"reference log-probs: of {sum(sizes)} responses, kept in {path}")
         return computed
 
 

@@ -9,8 +9,13 @@ from models.objective import Objective, Rows
 
 
 @torch.no_grad()
-def held_out(model: nn.Module, rows: Rows, objective: Objective, *, batch_size: int = 32) -> dict[str, float]:
-    """`eval_<metric>` for every metric of the objective, over all rows; empty where there are no rows."""
+def held_out(
+    model: nn.Module, rows: Rows, objective: Objective, *, bf16: bool = False, batch_size: int = 32
+) -> dict[str, float]:
+    """`eval_<metric>` for every metric of the objective, over all rows; empty where there are no rows.
+
+    bf16: in the precision of a training with bf16=true.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -18,7 +23,8 @@ def held_out(model: nn.Module, rows: Rows, objective: Objective, *, batch_size: 
     for start in range(0, len(rows), batch_size):
         batch = rows.collate(range(start, min(start + batch_size, len(rows))))
         batch = {name: value.to(device) for name, value in batch.items()}
-        _, metrics = objective(model, batch, batch["units"])
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            _, metrics = objective(model, batch, batch["units"])
         for name, (total, count) in metrics.items():
             entry = sums.setdefault(name, [0.0, 0.0])
             entry[0] += float(total)
