@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -37,15 +37,20 @@ class Ranking:
         return self.votes or (self.scores,)
 
 
-def merged(ranking: Ranking) -> Ranking:
-    """The ranking with equal responses as one, whose scores are means: by each judge, and of all of them."""
-    places: dict[str, list[int]] = {}
-    for k, text in enumerate(ranking.responses):
-        places.setdefault(text, []).append(k)
+def merged(ranking: Ranking, keys: Sequence[Hashable] | None = None) -> Ranking:
+    """The ranking with equal responses as one, whose scores are means: by each judge, and of all of them.
+
+    keys: what makes responses equal, their texts by default. The first of equal ones stays.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for k, key in enumerate(keys or ranking.responses):
+        places.setdefault(key, []).append(k)
     votes = tuple(tuple(mean([plane[k] for k in same]) for same in places.values()) for plane in ranking.judgements)
     scores = tuple(mean(of_judges) for of_judges in zip(*votes, strict=True))
-    sources = tuple(ranking.sources[same[0]] for same in places.values())
-    return Ranking(ranking.prompt, tuple(places), scores, sources, ranking.origin, votes if len(votes) > 1 else ())
+    texts, sources = (
+        tuple(column[same[0]] for same in places.values()) for column in (ranking.responses, ranking.sources)
+    )
+    return Ranking(ranking.prompt, texts, scores, sources, ranking.origin, votes if len(votes) > 1 else ())
 
 
 def mean(scores: Sequence[AxisScores]) -> AxisScores:

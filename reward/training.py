@@ -18,7 +18,7 @@ from models.objective import Mean, Metrics
 from models.scorer import AXES, raw_scores
 from reward.judged_pairs import JudgedPairs, Labels
 from reward.losses import Sums, accuracy_sums, combine_axes, kwise_sums, plackett_luce_sums, regression_sums
-from reward.rankings import Ranking
+from reward.rankings import Ranking, merged, why_unusable
 
 LOSSES = ("pairs", "plackett_luce", "regression")
 
@@ -93,8 +93,8 @@ def ranking_tree(ranking: Ranking, chat: ChatFormat, ended: Sequence[bool] | Non
 class RankingRows:
     """Prompt trees with the labels of their responses.
 
-    Left out are `n_dropped` rankings that did not fit `max_length`, and `n_alike` of which two responses are the same
-    once they are cut to it. Raises DataError where none is left, and where the loss has no likelihood for a tie.
+    Left out are `n_dropped` rankings that did not fit `max_length`, and `n_alike` whose responses are all the same once
+    they are cut to it. Raises DataError where none is left, and where the loss has no likelihood for a tie.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RankingRows:
     ) -> None:
         fitted = [(r, fit(ranking_tree(r, chat), max_length, layout.long_prompt)) for r in rankings]
         whole = [(r, tree) for r, tree in fitted if tree is not None]
-        kept = [(r, tree) for r, tree in whole if len(set(map(tuple, tree.responses))) == len(tree.responses)]
+        kept = [pair for r, tree in whole if (pair := without_alike(r, tree)) is not None]
         self.n_dropped, self.n_alike = len(fitted) - len(whole), len(whole) - len(kept)
         if not kept:
             cut = f", {self.n_alike} of them because cut responses are alike" if self.n_alike else ""
@@ -139,6 +139,18 @@ class RankingRows:
         batch = {**collate(trees, bin_tokens=self.layout.bin_tokens), "labels": labels, "labelled": labelled}
         counts = self.loss.sums(torch.zeros_like(labels[0]), Labels(labels, labelled, prompt))["n_prompts"]
         return {**batch, "prompt": prompt, "units": counts.float()}
+
+
+def without_alike(ranking: Ranking, tree: Tree) -> tuple[Ranking, Tree] | None:
+    """Responses that are the same once they are cut count as one, as equal texts do; None where no order is left."""
+    keys = [tuple(response) for response in tree.responses]
+    places = [keys.index(key) for key in dict.fromkeys(keys)]
+    if len(places) == len(keys):
+        return ranking, tree
+    fewer = merged(ranking, keys)
+    if why_unusable(fewer):
+        return None
+    return fewer, Tree(tree.prompt, [tree.responses[k] for k in places], [tree.targets[k] for k in places])
 
 
 def stacked(planes: Sequence[Tensor]) -> Tensor:

@@ -137,6 +137,16 @@ def test_votes_pull_less_than_one_judge_of_the_same_order(chat_and_model) -> Non
     assert pulls[0] < pulls[1]
 
 
+def test_responses_that_are_alike_once_cut_count_as_one(chat_and_model) -> None:
+    chat, _ = chat_and_model
+    long = "the key to the library " * 20
+    cut = Ranking(PROMPT, (long + "one", "lima .", long + "two"), ((3.0,) * 3, (0.0,) * 3, (1.0,) * 3), ("a", "b", "c"),
+                  Origin("made", 1))  # fmt: skip
+    rows = RankingRows([cut], chat, LayoutConfig(), 64)
+    assert rows.rankings[0].scores == ((2.0,) * 3, (0.0,) * 3) and rows.rankings[0].sources == ("a", "b")
+    assert len(rows.trees[0].responses) == 2 and rows.n_alike == 0
+
+
 def scored(ranking: Ranking, *scores: tuple[float, float, float]) -> Scored:
     return Scored(ranking, torch.tensor(scores), torch.ones(len(scores)))
 
