@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.harness import Contestant
-from bench.ranking_race import Settings, arguments, ours, peer, run
+from bench.ranking_race import ALL, Settings, arguments, ours, peer, run
 
 FOR_SPEED: dict[str, Settings] = {
     "no checkpointing": {"gradient_checkpointing": False},
@@ -20,7 +20,7 @@ FOR_SPEED: dict[str, Settings] = {
         "gradient_checkpointing": False,
         "precompute_ref_log_probs": True,
         "precompute_ref_batch_size": 8,
-        "gradient_accumulation_steps": 8,
+        "gradient_accumulation_steps": ALL,
     },
 }
 

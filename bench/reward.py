@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.harness import Contestant
-from bench.ranking_race import Settings, arguments, ours, peer, run
+from bench.ranking_race import ALL, Settings, arguments, ours, peer, run
 
 FOR_SPEED: dict[str, Settings] = {
     "no checkpointing": {"gradient_checkpointing": False},
-    "pair by pair": {"gradient_checkpointing": False, "gradient_accumulation_steps": 8},
+    "pair by pair": {"gradient_checkpointing": False, "gradient_accumulation_steps": ALL},
 }
 
 

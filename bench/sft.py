@@ -40,6 +40,11 @@ FOR_SPEED = {  # TRL's settings
         "per_device_train_batch_size": BATCH // 2,
         "gradient_accumulation_steps": 2,
     },
+    "row by row": {
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": BATCH,
+    },
     "group by length": {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"},
 }
 QUICK_TEXT = [
