@@ -7,7 +7,7 @@ scalar reward model made elsewhere is read as one of one axis.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -105,16 +105,32 @@ def without_length(model: PreTrainedModel, scores: Tensor, lengths: Tensor) -> T
 
 
 @torch.no_grad()
-def score_trees(model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutConfig, batch_size: int = 64) -> Tensor:
-    """Normalised scores of every response of every tree, (responses in order, A), on the CPU."""
+def score_trees(
+    model: PreTrainedModel, trees: Sequence[Tree], layout: LayoutConfig, batch_tokens: int = 8192
+) -> Tensor:
+    """Normalised scores of every response of every tree, (responses in order, A), on the CPU. At most `batch_tokens`
+    tokens, or one tree, are read at once."""
     model.eval()
     order = sorted(range(len(trees)), key=lambda i: trees[i].n_tokens)
     found: dict[int, Tensor] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in _batches(order, [tree.n_tokens for tree in trees], batch_tokens):
         batch = collate([trees[i] for i in rows], bin_tokens=layout.bin_tokens)
         batch = {name: value.to(model.device) for name, value in batch.items()}
         lengths = torch.tensor([len(response) for i in rows for response in trees[i].responses])
         scores = normalised(model, without_length(model, raw_scores(model, batch).cpu(), lengths))
         found.update(zip(rows, scores.split([len(trees[i].responses) for i in rows]), strict=True))
     return torch.cat([found[i] for i in range(len(trees))]) if trees else torch.zeros(0, model.config.num_labels)
+
+
+def _batches(order: Sequence[int], sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Consecutive rows whose sizes add up to at most the limit."""
+    rows: list[int] = []
+    total = 0
+    for i in order:
+        if rows and total + sizes[i] > limit:
+            yield rows
+            rows, total = [], 0
+        rows.append(i)
+        total += sizes[i]
+    if rows:
+        yield rows

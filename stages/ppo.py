@@ -122,7 +122,7 @@ def referee(cfg: PPOStage, run: Run, reward_model: PreTrainedModel) -> PreTraine
 
 def scorer(model: PreTrainedModel, cfg: PPOStage) -> Scorer:
     """Helpful, honest and harmless of each response."""
-    return lambda trees: score_trees(model, trees, cfg.layout, batch_size=cfg.ppo.prompts)
+    return lambda trees: score_trees(model, trees, cfg.layout)
 
 
 def rollout_engine(cfg: PPOStage, run: Run, ends: set[int], score: Scorer) -> RolloutEngine:

@@ -141,12 +141,12 @@ def test_a_tree_scores_as_its_rows_apart_in_value_and_gradient(any_folder: str) 
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_batch_size_and_row_order_change_no_score(any_folder: str, batch_size: int) -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
+def test_batch_tokens_and_row_order_change_no_score(any_folder: str, batch_tokens: int) -> None:
     model, tokenizer = made(any_folder)
     trees, order = trees_of(tokenizer), [2, 0, 1]
     want = score_trees(model, trees, LAYOUT).split([2, 3, 4])
-    got = score_trees(model, [trees[i] for i in order], LAYOUT, batch_size).split([4, 2, 3])
+    got = score_trees(model, [trees[i] for i in order], LAYOUT, batch_tokens).split([4, 2, 3])
     for place, i in enumerate(order):
         torch.testing.assert_close(got[place], want[i], atol=1e-5, rtol=0)
 
