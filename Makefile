@@ -16,9 +16,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 setup: $(VENV)/ready  ## make .venv with the pinned set
 
-# It has the machine to itself: threads that wait a moment before they sleep make a step faster.
 demo: $(VENV)/ready  ## run the whole chain on the embedded world
-	GOMP_SPINCOUNT=10000 $(BIN)/python -m stages.pipeline
+	$(BIN)/python -m stages.pipeline
 
 test: $(VENV)/ready  ## run the test suite
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -x -q -n 2 --dist loadfile

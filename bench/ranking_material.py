@@ -28,7 +28,6 @@ from reward.training import ranking_tree
 from train.digests import digest
 from train.trl_engine import one_output
 
-SIZES_32K = {"10m-32k": (32768, *SIZES["10m"][1:])}
 LONGEST = 512  # tokens of a prompt with one response
 AXIS = AXES.index("harmless")
 
@@ -37,7 +36,7 @@ def main(folder: Path, source: str, n_rows: int, size: str, kind: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = list(made_up() if kind == "quick" else read(source, kind))
     texts = ("\n".join([*(m.content for m in r.prompt), *r.responses]) for r in found)
-    model, tokenizer = make_model(folder, texts, (SIZES | SIZES_32K)[size])
+    model, tokenizer = make_model(folder, texts, SIZES[size])
     chat = ChatFormat(tokenizer)
     trees = [(ranking, ranking_tree(ranking, chat)) for ranking in found]
     chosen = [(r, t) for r, t in trees if len(t.prompt) + max(map(len, t.responses)) <= LONGEST][:n_rows]

@@ -7,49 +7,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
-from bench.harness import (
-    ROOT,
-    Contestant,
-    Work,
-    machine,
-    peak_memory,
-    python,
-    race,
-    reported_outcome,
-    results,
-    stage_outcome,
-    table,
-    write,
-)
+from bench.harness import ROOT, Contestant, Work, machine, peak_memory, python, race, results, table, write
+from bench.sides import Settings, stage_side, trl_side
 
 REAL = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data"))
 SOURCES = {"pairs": "hh_harmless_pairs.jsonl", "short": "hh_harmless_pairs.jsonl", "kwise": "kwise_oasst.jsonl"}
 BATCH = {"pairs": 8, "short": 8, "kwise": 2, "quick": 8}  # rankings of a step
-MICRO_BATCHES = 2  # of a step of ours: nearly as fast as one, with less memory
 RATE = 1e-4
 PAIRS_OF_FOUR = 6
 ALL = "pairs of a step"  # as many micro-batches
-Settings = dict[str, object]
 
 
 def ours(stage: str, material: Path, precision: str, kind: str, name: str, module: str, *more: str) -> Contestant:
     """A stage of ours, or a benchmark's module that runs one, on the rankings."""
-    steps = ["shuffle=false", f"batch_size={BATCH[kind]}", f"learning_rate={RATE}", "schedule=constant"]
-    steps += ["beta2=0.999", f"bf16={precision == 'bf16'}", "log_every=1", "save_every=0"]
-    steps += [f"accumulation={MICRO_BATCHES}"]
-    options = [f"model.path={material / 'model'}", "data=kwise", f"data.path={material / 'rankings.jsonl'}"]
-    options += ["data.eval_fraction=0", "name=run", "tracking=none", *(f"trainer.{step}" for step in steps), *more]
-    return Contestant(
-        name,
-        precision,
-        "ours" if name == "ours" else "without",
-        " ".join((f"python -m {module}", f"accumulation={MICRO_BATCHES}", *more)),
-        lambda folder: python(module, f"outputs={folder}", *options),
-        partial(stage_outcome, stage=stage),
-    )
+    inputs = (f"model.path={material / 'model'}", "data=kwise", f"data.path={material / 'rankings.jsonl'}")
+    return stage_side(name, module, precision, stage=stage, inputs=inputs, steps_of=(BATCH[kind], RATE), more=more)
 
 
 def peer(trainer: str, material: Path, precision: str, kind: str, name: str, settings: Settings) -> Contestant:
@@ -57,16 +31,13 @@ def peer(trainer: str, material: Path, precision: str, kind: str, name: str, set
     pairs = BATCH[kind] * (PAIRS_OF_FOUR if kind == "kwise" else 1)
     if settings.get("gradient_accumulation_steps") == ALL:
         settings = settings | {"gradient_accumulation_steps": pairs}
-    micro = pairs // int(str(settings.get("gradient_accumulation_steps", 1)))
-    equal: Settings = {"bf16": precision == "bf16", "learning_rate": RATE, "per_device_train_batch_size": micro}
-    options = json.dumps(equal | settings)
-    return Contestant(
-        f"TRL, {name}",
+    return trl_side(
+        name,
         precision,
-        "setting" if settings else "default",
-        " ".join(f"{key}={value}" for key, value in settings.items()) or "as it comes",
-        lambda folder: python("bench.trl_rankings", trainer, str(material), str(folder), options),
-        reported_outcome,
+        lambda folder, options: python("bench.trl_rankings", trainer, str(material), str(folder), options),
+        equal={"per_device_train_batch_size": pairs // int(str(settings.get("gradient_accumulation_steps", 1)))},
+        rate=RATE,
+        settings=settings,
     )
 
 

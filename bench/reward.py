@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.harness import Contestant
-from bench.ranking_race import ALL, Settings, arguments, ours, peer, run
+from bench.ranking_race import ALL, arguments, ours, peer, run
+from bench.sides import Settings
 
 FOR_SPEED: dict[str, Settings] = {
     "no checkpointing": {"gradient_checkpointing": False},

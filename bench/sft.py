@@ -12,23 +12,10 @@ import argparse
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
-from bench.harness import (
-    ROOT,
-    Contestant,
-    Work,
-    machine,
-    peak_memory,
-    python,
-    race,
-    reported_outcome,
-    results,
-    stage_outcome,
-    table,
-    write,
-)
+from bench.harness import ROOT, Contestant, Work, machine, peak_memory, python, race, results, table, write
+from bench.sides import Settings, stage_side, trl_side
 
 DATA = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data")) / "alpaca_en_demo.json"
 BATCH, RATE = 8, 1e-3
@@ -53,33 +40,21 @@ QUICK_TEXT = [
 
 
 def ours(material: Path, precision: str) -> Contestant:
-    """`python -m stages.sft`, a step in two micro-batches: as fast as one, with less memory."""
-    steps = ["shuffle=false", f"batch_size={BATCH}", f"learning_rate={RATE}", "schedule=constant", "beta2=0.999"]
-    steps += [f"bf16={precision == 'bf16'}", "accumulation=2", "log_every=1", "save_every=0"]
-    options = [f"model.path={material / 'model'}", "data=alpaca", f"data.path={material / 'rows.json'}"]
-    options += ["data.eval_fraction=0", "name=run", "tracking=none", *(f"trainer.{step}" for step in steps)]
-    return Contestant(
-        "ours",
-        precision,
-        "ours",
-        "python -m stages.sft, accumulation=2",
-        lambda folder: python("stages.sft", f"outputs={folder}", *options),
-        partial(stage_outcome, stage="sft"),
-    )
+    """`python -m stages.sft`."""
+    inputs = (f"model.path={material / 'model'}", "data=alpaca", f"data.path={material / 'rows.json'}")
+    return stage_side("ours", "stages.sft", precision, stage="sft", inputs=inputs, steps_of=(BATCH, RATE))
 
 
-def peer(material: Path, precision: str, name: str, settings: dict[str, object]) -> Contestant:
+def peer(material: Path, precision: str, name: str, settings: Settings) -> Contestant:
     """SFTTrainer with these settings beside what must be equal."""
-    equal = {"bf16": precision == "bf16", "learning_rate": RATE, "lr_scheduler_type": "constant"}
-    equal |= {"per_device_train_batch_size": BATCH, "num_train_epochs": 1, "train_sampling_strategy": "sequential"}
-    options = json.dumps(equal | settings)
-    return Contestant(
-        f"TRL, {name}",
+    equal: Settings = {"lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "num_train_epochs": 1}
+    return trl_side(
+        name,
         precision,
-        "setting" if settings else "default",
-        " ".join(f"{key}={value}" for key, value in settings.items()) or "as it comes",
-        lambda folder: python("bench.trl_sft", str(material), str(folder), options),
-        reported_outcome,
+        lambda folder, options: python("bench.trl_sft", str(material), str(folder), options),
+        equal=equal | {"train_sampling_strategy": "sequential"},
+        rate=RATE,
+        settings=settings,
         same_steps="train_sampling_strategy" not in settings,
     )
 

@@ -135,6 +135,14 @@ def collate(trees: Sequence[Tree], *, bin_tokens: int, pad_id: int = 0) -> Batch
     }
 
 
+def collate_rankings(trees: Sequence[Tree], layout: LayoutConfig) -> Batch:
+    """`collate` as the layout says, with `tree` of each response as given even where responses are laid out apart."""
+    laid = trees if layout.tree else [row for tree in trees for row in separate(tree)]
+    n_responses = torch.tensor([len(tree.responses) for tree in trees])
+    tree = torch.repeat_interleave(torch.arange(len(trees)), n_responses)
+    return {**collate(laid, bin_tokens=layout.bin_tokens), "tree": tree}
+
+
 class _Parts(NamedTuple):
     source: list[int]
     target: list[int]

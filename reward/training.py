@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.chat import ChatFormat
 from models.errors import ConfigError, DataError
-from models.layout import Batch, LayoutConfig, Tree, collate, fit, separate
+from models.layout import Batch, LayoutConfig, Tree, collate_rankings, fit
 from models.objective import Mean, Metrics
 from models.scorer import AXES, raw_scores
 from reward.judged_pairs import JudgedPairs, Labels
@@ -130,15 +130,11 @@ class RankingRows:
         return [(labels[0], labelled[0]) for labels, labelled in self.labels]
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        trees = [self.trees[i] for i in indices]
         labels = stacked([self.labels[i][0] for i in indices])
         labelled = stacked([self.labels[i][1] for i in indices])
-        prompt = torch.repeat_interleave(torch.arange(len(trees)), torch.tensor([len(t.responses) for t in trees]))
-        if not self.layout.tree:
-            trees = [row for tree in trees for row in separate(tree)]
-        batch = {**collate(trees, bin_tokens=self.layout.bin_tokens), "labels": labels, "labelled": labelled}
-        counts = self.loss.sums(torch.zeros_like(labels[0]), Labels(labels, labelled, prompt))["n_prompts"]
-        return {**batch, "prompt": prompt, "units": counts.float()}
+        batch = collate_rankings([self.trees[i] for i in indices], self.layout)
+        counts = self.loss.sums(torch.zeros_like(labels[0]), Labels(labels, labelled, batch["tree"]))["n_prompts"]
+        return {**batch, "labels": labels, "labelled": labelled, "prompt": batch["tree"], "units": counts.float()}
 
 
 def without_alike(ranking: Ranking, tree: Tree) -> tuple[Ranking, Tree] | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.comparisons import strict_pairs
 from models.errors import DataError, NumericsError
-from models.layout import Batch, LayoutConfig, Tree, collate, fit, separate
+from models.layout import Batch, LayoutConfig, Tree, collate_rankings, fit
 from models.logprobs import per_response, response_lengths, token_logprobs
 from models.masked import ratio
 from models.objective import Mean, Metrics
@@ -60,11 +60,8 @@ class PreferenceRows:
         self.reference = logprobs
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        trees = [self.trees[i] for i in indices]
-        preference = torch.cat([self.preferences[i] for i in indices])
-        tree = torch.repeat_interleave(torch.arange(len(trees)), torch.tensor([len(t.responses) for t in trees]))
-        laid = trees if self.layout.tree else [row for whole in trees for row in separate(whole)]
-        batch = {**collate(laid, bin_tokens=self.layout.bin_tokens), "tree": tree}
+        batch = collate_rankings([self.trees[i] for i in indices], self.layout)
+        preference, tree = torch.cat([self.preferences[i] for i in indices]), batch["tree"]
         compared = extremes(preference, tree) if self.pairs == "best_worst" else torch.ones_like(tree, dtype=torch.bool)
         pairs = strict_pairs(preference, compared, tree)
         reference = torch.cat([self.reference[i] for i in indices]) if self.reference else torch.zeros_like(preference)
