@@ -21,7 +21,7 @@ from models.options import INPUT
 from models.scorer import AXES, axes_of, score_trees
 from reward.metrics import ensemble
 
-COMBINED = ("mean", "worst", "cautious")
+COMBINED = ("mean", "worst", "cautious", "lower_bound")
 
 
 @dataclass
@@ -43,8 +43,8 @@ class EnsembleConfig:
     """Which reward models judge, and how several are read as one."""
 
     models: list[str] = field(default_factory=list, metadata=INPUT)  # reward models; several are read as one
-    combine: str = "mean"  # of several, on each axis: mean, worst (the lowest), or cautious (mean less variance)
-    uncertainty_coef: float = 1.0  # of combine=cautious: mean - uncertainty_coef * variance
+    combine: str = "mean"  # of several, on each axis: mean, worst, cautious (less variance), lower_bound (less std)
+    uncertainty_coef: float = 1.0  # times what combine=cautious and combine=lower_bound take from the mean
     weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes in the overall score
 
     def __post_init__(self) -> None:
@@ -75,10 +75,15 @@ class RewardModel:
         return score_trees(self.model, trees, self.layout)
 
     def of_texts(self, asked: Sequence[Replies]) -> Tensor:
-        """The same of texts; where they exceed the room, prompts lose their beginning and replies their end."""
+        """The same of texts, as `read` has it."""
+        return self.read(self.trees(asked))
+
+    def read(self, trees: Sequence[Tree]) -> Tensor:
+        """The same of trees of any length; where they exceed the room, prompts lose their beginning and replies their
+        end."""
         # A reply of targets alone keeps half of the room at least, so that every tree fits once it is cut.
-        trees = [fit(tree, self.room) or tree for tree in self.trees(asked)]
-        return self(trees if self.layout.tree else [row for tree in trees for row in separate(tree)])
+        cut = [fit(tree, self.room) or tree for tree in trees]
+        return self(cut if self.layout.tree else [row for tree in cut for row in separate(tree)])
 
     def trees(self, asked: Sequence[Replies]) -> list[Tree]:
         """The whole texts in the model's tokens; an empty reply is its end alone."""
