@@ -39,19 +39,25 @@ class AxisWeights:
 
 
 @dataclass(kw_only=True)
-class EnsembleConfig:
-    """Which reward models judge, and how several are read as one."""
+class MembersConfig:
+    """Which reward models are read as one, and how."""
 
     models: list[str] = field(default_factory=list, metadata=INPUT)  # reward models; several are read as one
     combine: str = "mean"  # of several, on each axis: mean, worst, cautious (less variance), lower_bound (less std)
     uncertainty_coef: float = 1.0  # times what combine=cautious and combine=lower_bound take from the mean
-    weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes in the overall score
 
     def __post_init__(self) -> None:
         if self.combine not in COMBINED:
             raise ConfigError(f"combine={self.combine}: expected one of {', '.join(COMBINED)}")
         if not 0 <= self.uncertainty_coef < float("inf"):
             raise ConfigError(f"uncertainty_coef={self.uncertainty_coef}: expected 0 or more")
+
+
+@dataclass(kw_only=True)
+class EnsembleConfig(MembersConfig):
+    """Which reward models judge, how several are read as one, and what they say in one number."""
+
+    weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes in the overall score
 
 
 class Replies(NamedTuple):
@@ -130,8 +136,7 @@ class RewardEnsemble:
 
     def combined(self, each: Tensor) -> Tensor:
         """(M, R, A) to (R, A), as `combine` says."""
-        found = ensemble(each, uncertainty_coef=self.cfg.uncertainty_coef)
-        return getattr(found, self.cfg.combine)
+        return combined(each, self.cfg)
 
     def overall(self, scores: Tensor) -> Tensor:
         """The mean of the axes by their weights, (..., A) to (...)."""
@@ -139,3 +144,8 @@ class RewardEnsemble:
         if not weights.sum() > 0:
             raise ConfigError(f"weights: none is above 0 on the models' axes {', '.join(self.axes)}")
         return scores @ weights / weights.sum()
+
+
+def combined(each: Tensor, cfg: MembersConfig) -> Tensor:
+    """What members (M, R, A) say together, (R, A), as `cfg.combine` has it."""
+    return getattr(ensemble(each, uncertainty_coef=cfg.uncertainty_coef), cfg.combine)
