@@ -110,8 +110,7 @@ def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = Fals
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model and its tokenizer."""
-    config = _classifier_config(folder, cfg)
-    tokenizer = load_tokenizer(folder, cfg)
+    config, tokenizer = _scorer_config(folder, cfg), load_tokenizer(folder, cfg)
     if (record := read_record(folder)) is not None:
         base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
         model = put_adapter(scorer_on(grow(base, config.vocab_size), config), folder, record)
@@ -132,13 +131,13 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
 
 def speaks_chat(folder: str, cfg: ModelConfig) -> bool:
     """Whether a classifier's tokenizer has a chat template, or is given one, so that `load_scorer` is for it."""
-    _classifier_config(folder, cfg)
+    _scorer_config(folder, cfg)
     return cfg.chat_template is not None or _read_tokenizer(folder, cfg).chat_template is not None
 
 
 def load_classifier(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier of any kind, an encoder too, and the tokenizer by which it reads texts, able to pad."""
-    config, tokenizer = _classifier_config(folder, cfg), _read_tokenizer(folder, cfg)
+    config, tokenizer = _scorer_config(folder, cfg), _read_tokenizer(folder, cfg)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ArtifactError(f"{folder}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
@@ -209,7 +208,7 @@ def _language_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
     return config
 
 
-def _classifier_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+def _scorer_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
     config = without_dropout(_checked_config(folder, cfg))
     if not _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.errors import ConfigError
 from models.http import Limits, check_address, secret
@@ -94,3 +94,7 @@ class RewardSources(LearnedReward, MembersConfig):
     def paths(self) -> list[str]:
         """The reward models that are read as one."""
         return self.models if self.path is None else [self.path]
+
+    def but_path(self, path: str) -> RewardSources:
+        """The same way to load, of one reward model alone."""
+        return replace(self, path=path, models=[], label=None, also={})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +24,8 @@ from reward.members import Member
 from reward.remote_source import RemoteSource
 from reward.responses import Response
 from reward.sources import LearnedReward, RewardSources, RewardTerm
+from rl.rollout import Answers
 from stages.reward_models import load_any_classifier
-
-if TYPE_CHECKING:
-    from rl.rollout import Answers
 
 
 class Groups(NamedTuple):
@@ -49,10 +47,14 @@ class Term:
 
 
 class RewardTerms:
-    """Scores of responses, (R, columns), larger is better; their weighted sum is the reward."""
+    """Scores of responses, (R, columns), larger is better; their weighted sum is the reward.
 
-    def __init__(self, terms: Sequence[Term], chat: ChatFormat) -> None:
-        self.terms, self.chat = list(terms), chat
+    critic_path: of a reward model, the first of the columns, that reads the policy's own tokens, so that a critic can
+    start as its copy.
+    """
+
+    def __init__(self, terms: Sequence[Term], chat: ChatFormat, critic_path: str | None) -> None:
+        self.terms, self.chat, self.critic_path = list(terms), chat, critic_path
         self.weights = {name: weight for term in terms for name, weight in term.columns.items()}
         self.columns = tuple(self.weights)
 
@@ -94,17 +96,18 @@ def reward_terms(
         return member
 
     plain = {name: plain_term(f"reward.also.{name}", name, term) for name, term in cfg.also.items() if not term.path}
-    terms = [main_term(cfg, load)] if cfg.paths else []
+    terms = [main_term([load(path, cfg, "reward") for path in cfg.paths], cfg)] if cfg.paths else []
     terms += [plain.get(name) or model_term(name, term, load) for name, term in cfg.also.items()]
-    return RewardTerms(terms, chat)
+    from_start = zip(cfg.paths, terms[0].members, strict=False)
+    critic_path = next((path for path, m in from_start if m.shares_ids and m.label is None), None)
+    return RewardTerms(terms, chat, critic_path)
 
 
 Load = Callable[[str, LearnedReward, str], Member]
 
 
-def main_term(cfg: RewardSources, load: Load) -> Term:
+def main_term(members: Sequence[Member], cfg: MembersConfig) -> Term:
     """The reward model or models: helpful, honest and harmless, or one score."""
-    members = [load(path, cfg, "reward") for path in cfg.paths]
     axes = members[0].axes
     if any(member.axes != axes for member in members):
         raise ArtifactError(f"reward.models={cfg.models}: some score helpful, honest and harmless, others one thing")

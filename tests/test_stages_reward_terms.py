@@ -10,22 +10,27 @@ from typing import Any
 import pytest
 import torch
 from conftest import byte_level
-from stand_in import Answers, Question, Sample
 from teacher_server import giving, serving
 from test_models_scorer import LAYOUT, made
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
 
 from models.chat import ChatFormat, Message
 from models.errors import ArtifactError, ConfigError, NumericsError
+from models.generation import Sample
 from models.layout import Tree
 from models.loading import ModelConfig, load_policy
 from models.scorer import AXES, score_trees
 from reward.sources import RewardSources, RewardTerm
+from rl.rollout import Answers, Question
 from stages.reward_terms import RewardTerms, reward_terms
 
 PROMPTS = ("what is the capital of peru ?", "how do i clean the library ?")
 TEXTS = (("lima .", "i do not know ."), ("first get the key .", "i am sorry ."))
 EXACT = RewardTerm(function="reward.functions.exact_match", weight=2.0)
+
+
+def sampled(ids: list[int], ended: bool = True) -> Sample:
+    return Sample(ids, ended)
 
 
 class Policy:
@@ -38,7 +43,7 @@ class Policy:
 
     def group(self, i: int, prompt: str | None = None) -> Answers:
         messages = (Message("user", prompt or PROMPTS[i]),)
-        samples = [Sample(self.chat.response(text), True) for text in TEXTS[i]]
+        samples = [sampled(self.chat.response(text)) for text in TEXTS[i]]
         return Answers(
             Question(i, messages, self.chat.prompt(messages), {"id": f"q{i}", "answer": TEXTS[i][0]}), samples
         )
@@ -104,7 +109,7 @@ def test_a_reward_model_of_the_policys_tokenizer_reads_its_token_ids(policy: Pol
     terms, said = policy.terms(path=rewards[0])
     odd = [*policy.chat.tokenizer("l", add_special_tokens=False).input_ids, *policy.chat.response("ima .", ended=False)]
     question = policy.answers[0].question
-    answers = [Answers(question, [Sample(odd, False), policy.answers[0].samples[1]]), policy.answers[1]]
+    answers = [Answers(question, [sampled(odd, ended=False), policy.answers[0].samples[1]]), policy.answers[1]]
     assert terms.columns == AXES and terms.weights == dict.fromkeys(AXES, 1.0)
     model, _ = made_again(rewards[0])
     expected = score_trees(model, [Tree.of(a.question.ids, [s.ids for s in a.samples]) for a in answers], LAYOUT)
@@ -197,7 +202,7 @@ def test_a_classifier_of_one_label_gives_its_output_and_may_read_pairs(policy: P
 def test_what_a_classifier_has_no_room_for_is_cut(policy: Policy, sentiment: str) -> None:
     terms, _ = policy.terms(path=sentiment, label="POSITIVE", reads="pair")
     group = policy.group(0, "peru " * 100)
-    empty = Sample(policy.chat.end_ids, True)
+    empty = sampled(policy.chat.end_ids)
     assert terms([Answers(group.question, [*group.samples, empty])]).isfinite().all()
 
 
