@@ -30,7 +30,9 @@ from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
 from models.quantised import exact_on_cpu, nf4
 from models.scorer import scorer_on
+from models.sharing import REWARD, SharedScorer, shared_scorer
 from models.virtual_tokens import virtual_tokens
+from models.voices import Voices
 
 T = TypeVar("T")
 
@@ -114,10 +116,7 @@ def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = Fals
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model and its tokenizer."""
-    config = without_dropout(_checked_config(folder, cfg))
-    if not _is_classifier(config):
-        raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
-    tokenizer = load_tokenizer(folder, cfg)
+    config, tokenizer = _scorer_config(folder, cfg), load_tokenizer(folder, cfg)
     if (record := read_record(folder)) is not None:
         base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
         model = put_adapter(scorer_on(grow(base, config.vocab_size), config), folder, record)
@@ -134,6 +133,20 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
         text.pad_token_id = tokenizer.eos_token_id
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
+
+
+def load_shared_scorer(
+    folder: str, cfg: ModelConfig, voices: Voices, name: str = REWARD
+) -> tuple[SharedScorer, PreTrainedTokenizerBase]:
+    """A trained reward model as a voice of the policy, where `why_apart` has nothing against it, and its tokenizer."""
+    return shared_scorer(voices, name, folder, _scorer_config(folder, cfg)), load_tokenizer(folder, cfg)
+
+
+def _scorer_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+    config = without_dropout(_checked_config(folder, cfg))
+    if not _is_classifier(config):
+        raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
+    return config
 
 
 def grow(model: PreTrainedModel, n_tokens: int) -> PreTrainedModel:
