@@ -44,7 +44,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, root: Path) -> None:
         model.generation_config.save_pretrained(folder)
     save_file({name: x.detach().cpu().contiguous() for name, x in _state(model).items()}, folder / WEIGHTS)
     if ROWS in getattr(model, "peft_config", {}):
-        rows = {name: x for name, x in get_peft_model_state_dict(model, adapter_name=ROWS).items() if _is_row(name)}
+        rows = get_peft_model_state_dict(model, adapter_name=ROWS)
         save_file({name: x.detach().cpu().contiguous().clone() for name, x in rows.items()}, folder / TOKEN_ROWS)
     if (config := _peft_config(model)) is not None:
         config.base_model_name_or_path, config.inference_mode = str(base if base.is_dir() else adapter.base), True
@@ -96,11 +96,6 @@ def put_voice(voices: Voices, name: str, folder: str, record: dict[str, Any]) ->
 def config_of(record: dict[str, Any]) -> AdapterConfig:
     """How the adapter of a record is made."""
     return AdapterConfig(**{name: value for name, value in record.items() if name not in ("new_tokens", "base")})
-
-
-def _is_row(name: str) -> bool:
-    """Whether it is the adapter's own: peft lists rows of other voices, too, with the voice's name at the end."""
-    return name.endswith("trainable_tokens_delta")
 
 
 def _state(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.trainable_tokens import TrainableTokensConfig
 from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.adapters import LORA, ROWS, AdapterConfig, inject_lora
@@ -37,7 +38,9 @@ class Voices:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.speaker = model, POLICY
         self.origin: str | None = None  # who says what the model said before it was trained; None: no adapter
+        self.others: set[str] = set()  # adapters that are not the model's own
         self._look()
+        model.register_state_dict_post_hook(partial(_leave_out, self.others))
 
     def _look(self) -> None:
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
@@ -45,6 +48,7 @@ class Voices:
 
     def add(self, name: str, cfg: AdapterConfig, *, train: bool) -> None:
         """One more low-rank adapter, which changes nothing yet, with rows of its own for the tokens that are new."""
+        self.others.update((name, rows_of(name)))
         inject_lora(self.model, cfg, name)
         tokens = list(self.model.adapter.new_tokens)
         for module in self.model.modules():
@@ -99,6 +103,13 @@ class Voices:
         for parameter in self.trained:  # peft freezes what does not speak
             parameter.requires_grad_(True)
         self.speaker = name
+
+
+def _leave_out(others: set[str], _: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:
+    """Saved by itself a model is what it says; as a part of what is trained it is all that is."""
+    for name in [] if prefix else list(state):
+        if not others.isdisjoint(name.split(".")):
+            del state[name]
 
 
 def weights_of(model: nn.Module, voice: str) -> dict[str, nn.Parameter]:

@@ -1,11 +1,10 @@
-"""Policy, critic and reference as one module, so that one backward pass and one optimizer move what learns.
+"""Policy, reference and critic as one module, so that one backward pass and one optimizer move what learns.
 
-N = target tokens of a batch, C = values of each (of the reward, and of a cost where there is one), A = axes.
+N = target tokens of a batch, C = critics (of the reward, and of the cost under a constraint), A = axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +18,15 @@ from models.sharing import SharedScorer
 from models.voices import Backbone, Voices, rows_of
 
 CRITIC = "critic"
-LEARNT_BY_CRITIC = (CRITIC, rows_of(CRITIC))  # names of its modules and of its adapters
+OF_CRITIC = (CRITIC, rows_of(CRITIC))  # parts of the names of its weights
 
 
 class ActorCriticOutput(NamedTuple):
     """Of the batch's response tokens; `values[i]` is of the state in which token i is chosen."""
 
     logprobs: Tensor  # (N,)
-    entropy: Tensor  # (N,) without gradient
-    values: Tensor | None  # (N, C); None without a critic
+    entropy: Tensor  # (N,)
+    values: Tensor | None  # (N, C)
     ptx_logprobs: Tensor | None  # (N',) of the targets of pretraining text
 
 
@@ -45,36 +44,44 @@ class Critic(nn.Module):
         super().__init__()
         self.backbone, self.value_head = backbone, value_head
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Values (N, C) of the states in which the batch's targets are chosen."""
-        return self.value_head(self._states(batch))
+    def forward(self, batch: Batch, at: Tensor) -> Tensor:
+        """Values of the states at flat positions, (len(at), C)."""
+        return self.value_head(self._states(batch, at))
 
-    def _states(self, batch: Batch) -> Tensor:
-        """A voice is there to save memory, so it keeps nothing for its backward pass: it speaks again then."""
-        given = (self.backbone, batch, batch["source"])
+    def _states(self, batch: Batch, at: Tensor) -> Tensor:
+        """A voice is there to save memory, so it keeps nothing for the backward pass but speaks again then."""
         if not isinstance(self.backbone, Backbone) or self.backbone.is_gradient_checkpointing:
-            return hidden_states(*given)
-        return checkpoint(hidden_states, *given, use_reentrant=False, preserve_rng_state=False)
+            return hidden_states(self.backbone, batch, at)
+        return checkpoint(hidden_states, self.backbone, batch, at, use_reentrant=False, preserve_rng_state=False)
 
 
 class ActorCritic(nn.Module):
-    """A policy; its critic, which is a head where it reads the policy's own states, and None where advantages need no
-    values; and the reference: a frozen model, or one of the policy's voices."""
+    """A policy, its frozen reference, and a critic.
+
+    reference: a model, or the voices of the policy where one of them is the reference. critic: a head alone reads the
+    policy's own states; None where the algorithm has none.
+    """
 
     _keys_to_ignore_on_save = None  # asked for when a checkpoint lacks the second name of tied weights
 
     def __init__(
-        self, policy: PreTrainedModel, critic: Critic | ValueHead | None, reference: PreTrainedModel | Voices
+        self, policy: PreTrainedModel, reference: PreTrainedModel | Voices, critic: Critic | ValueHead | None
     ) -> None:
         super().__init__()
-        self.policy, self.critic, self.reference = policy, critic, reference
-        self.register_state_dict_post_hook(_drop_what_comes_again)
+        self.policy, self.critic = policy, critic
+        self._frozen = (reference,)  # in a tuple, for it is no part of what is trained, saved and sharded
+        self.register_state_dict_post_hook(_drop_tied)
+
+    @property
+    def has_critic(self) -> bool:
+        return self.critic is not None
 
     def forward(self, batch: Batch, temperature: float, ptx: Batch | None = None) -> ActorCriticOutput:
-        # The critic goes first, so that the backward pass, which starts at the end, is through with the policy's
+        # The critic goes first, so that the backward pass, which starts at the end, is done with the policy's
         # activations when a critic that is a voice makes its own.
-        values = self.critic(batch) if isinstance(self.critic, Critic) else None
-        states = hidden_states(self.policy, batch, batch["source"])
+        at = batch["source"]
+        values = self.critic(batch, at) if isinstance(self.critic, Critic) else None
+        states = hidden_states(self.policy, batch, at)
         if isinstance(self.critic, ValueHead):
             values = self.critic(states)
         head = self.policy.get_output_embeddings()
@@ -82,64 +89,71 @@ class ActorCritic(nn.Module):
         text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
         return ActorCriticOutput(found.logprobs, found.entropy, values, text)
 
+    def values(self, batch: Batch, at: Tensor) -> Tensor:
+        """The critics' of the states at flat positions, (len(at), C)."""
+        if isinstance(self.critic, ValueHead):
+            return self.critic(hidden_states(self.policy, batch, at))
+        return self.critic(batch, at)
+
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:
-        """Of the batch's targets, (N,)."""
-        if not isinstance(self.reference, Voices):
-            return token_logprobs(self.reference, batch, temperature=temperature).logprobs
-        with self.reference.speaking(self.reference.origin):
+        """(N,)"""
+        reference = self._frozen[0]
+        if not isinstance(reference, Voices):
+            return token_logprobs(reference, batch, temperature=temperature).logprobs
+        with reference.speaking(reference.origin):
             return token_logprobs(self.policy, batch, temperature=temperature).logprobs
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """What the trainer asks for where trainer.gradient_checkpointing=true."""
-        if isinstance(self.reference, Voices):
-            self.reference.checkpoint_activations()
+        if isinstance(self._frozen[0], Voices):
+            self._frozen[0].checkpoint_activations()
             return
         self.policy.activation_checkpointing_enable(**options)
         if isinstance(self.critic, Critic):
             self.critic.backbone.activation_checkpointing_enable(**options)
 
 
-def critic_voice(voices: Voices, reward_model: nn.Module, weights: Sequence[Sequence[float]]) -> Critic:
-    """A critic on the policy's own backbone. It starts as the reward model where that is a voice, too; otherwise as the
-    model without an adapter, and its values at zero: then the first advantages are the returns, and no head's noise."""
-    if isinstance(reward_model, SharedScorer):
-        voices.add(CRITIC, reward_model.adapter, train=True)
-        voices.copy(reward_model.name, CRITIC)
-        return Critic(Backbone(voices, CRITIC), value_head(reward_model, weights))
-    voices.add(CRITIC, voices.model.adapter.config, train=True)
-    return Critic(Backbone(voices, CRITIC), zero_head(voices.model, len(weights)))
-
-
-def value_head(reward_model: nn.Module, weights: Sequence[Sequence[float]]) -> ValueHead:
-    """One column for each row of weights (C, A): the weighted sum of the reward model's normalised axes."""
-    mean, std = (
-        torch.tensor(getattr(reward_model.config, f"reward_{name}", default))
-        for name, default in (("mean", 0.0), ("std", 1.0))
-    )
-    scale = torch.tensor(weights) / std
-    rows = reward_model.score.weight.detach().cpu().float()
-    head = ValueHead(rows.shape[1], len(weights))
+def critic_from(reward_model: nn.Module, weights: Tensor) -> Critic:
+    """A critic that starts as the reward model: on its backbone, or, where that is a voice, as another one; its head's
+    rows are weighted sums of the normalised axes. weights: (C, A)."""
+    config, rows = reward_model.config, reward_model.score.weight.detach()
+    std = torch.tensor(getattr(config, "reward_std", [1.0] * len(rows)))
+    mean = torch.tensor(getattr(config, "reward_mean", [0.0] * len(rows)))
+    scale = weights / std
+    head = ValueHead(rows.shape[1], len(weights)).to(rows)
     with torch.no_grad():
-        head.weight.copy_(scale @ rows)
-        head.bias.copy_(-(scale * mean).sum(1))
-    return head
+        head.weight.copy_(scale.to(rows) @ rows)
+        head.bias.copy_(-(scale @ mean))
+    if not isinstance(reward_model, SharedScorer):
+        return Critic(reward_model.base_model.requires_grad_(True), head)
+    voices = reward_model.voices
+    voices.add(CRITIC, reward_model.adapter, train=True)
+    voices.copy(reward_model.name, CRITIC)
+    return Critic(Backbone(voices, CRITIC), head)
 
 
-def zero_head(policy: PreTrainedModel, n_values: int) -> ValueHead:
-    """Values of zero to begin with."""
-    head = ValueHead(policy.config.get_text_config().hidden_size, n_values)
+def fresh_critic(policy: PreTrainedModel | Voices, n_critics: int) -> Critic:
+    """A critic on a backbone given for it, or on a new voice; its head values everything at 0."""
+    if not isinstance(policy, Voices):
+        return Critic(policy.base_model.requires_grad_(True), zero_head(policy, n_critics))
+    policy.add(CRITIC, policy.model.adapter.config, train=True)
+    return Critic(Backbone(policy, CRITIC), zero_head(policy.model, n_critics))
+
+
+def zero_head(policy: PreTrainedModel, n_critics: int) -> ValueHead:
+    """Values everything at 0: the first advantages are the returns, without the noise of a random head."""
+    head = ValueHead(policy.config.get_text_config().hidden_size, n_critics, device=policy.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
 
 
-def _drop_what_comes_again(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
-    """A reference comes from its own folder; tied weights are saved once, and stay tied where they are loaded."""
+def _drop_tied(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Tied weights are saved once; they stay tied in the module that loads them."""
     seen: set[int] = set()
     for name in [n for n in state if n.startswith(prefix)]:
         address = state[name].data_ptr()
-        if name.startswith(prefix + "reference.") or (address and address in seen):
+        if address and address in seen:
             del state[name]
-        else:
-            seen.add(address)
+        seen.add(address)
