@@ -141,9 +141,9 @@ def test_the_critics_of_a_whole_response_are_the_weighted_reward_and_the_cost(
     reward_model.config.reward_mean, reward_model.config.reward_std = [1.0, -2.0, 0.5], [2.0, 0.5, 4.0]
     scores = score_trees(reward_model, [Tree.of([5, 6, 7], [[8, 9]])], LayoutConfig())[0]
     parts.cfg.weights = AxisWeights(helpful=1.0, honest=0.5, harmless=2.0)
-    backbone, head = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
-    hidden = backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
-    torch.testing.assert_close(head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
+    critic = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
+    hidden = critic.backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
+    torch.testing.assert_close(critic.value_head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
