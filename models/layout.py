@@ -8,7 +8,7 @@ B = bins, T = positions in a bin, N = target tokens, R = responses of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,6 +95,20 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             bins.append([index])
             space.append(capacity - lengths[index])
     return bins
+
+
+def within(limit: int, sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in parts, by size, of at most `limit` in sum, or of one."""
+    rows: list[int] = []
+    total = 0
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        if rows and total + sizes[i] > limit:
+            yield rows
+            rows, total = [], 0
+        rows.append(i)
+        total += sizes[i]
+    if rows:
+        yield rows
 
 
 def collate(trees: Sequence[Tree], *, bin_tokens: int, pad_id: int = 0) -> Batch:

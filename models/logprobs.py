@@ -25,7 +25,7 @@ class TokenLogprobs(NamedTuple):
     """Of the batch's targets, in the batch's order."""
 
     logprobs: Tensor  # (N,) float32
-    entropy: Tensor | None  # (N,) float32, of the whole distribution, without gradient
+    entropy: Tensor | None  # (N,) float32, of the whole distribution
 
 
 def hidden_states(model: nn.Module, batch: Batch, at: Tensor) -> Tensor:
@@ -116,21 +116,33 @@ class _AtTargets(torch.autograd.Function):
                 entropies.append(norms[-1] - (scaled.softmax(-1) * scaled).sum(-1))
         norm = torch.cat(norms)
         entropy = torch.cat(entropies) if with_entropy else torch.empty(0)
-        ctx.save_for_backward(logits, target, norm)
+        ctx.save_for_backward(logits, target, norm, entropy)
         ctx.temperature, ctx.rows = temperature, rows
-        ctx.mark_non_differentiable(entropy)
         return logits.gather(-1, target[:, None])[:, 0].float() / temperature - norm, entropy
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
-        """(1 at the target - softmax) / temperature."""
-        logits, target, norm = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor, of_entropy: Tensor | None) -> tuple[Tensor, None, None, None]:
+        """(1 at the target - p) / temperature; of the entropy -p (log p + entropy) / temperature."""
+        logits, target, norm, _ = ctx.saved_tensors
+        if of_entropy is not None and of_entropy.any():
+            return _AtTargets._with_entropy(ctx, upstream, of_entropy), None, None, None
         upstream = upstream / ctx.temperature
         for part, *columns in zip(*(x.split(ctx.rows) for x in (logits, target, norm, upstream)), strict=True):
             at, norms, weights = (column[:, None] for column in columns)
             found = (_scaled(part, ctx.temperature) - norms).exp_().mul_(-weights)
             part.copy_(found.scatter_add_(-1, at, weights))
         return logits, None, None, None
+
+    @staticmethod
+    def _with_entropy(ctx: Any, upstream: Tensor, of_entropy: Tensor) -> Tensor:
+        logits, *columns = ctx.saved_tensors
+        columns += [upstream / ctx.temperature, of_entropy / ctx.temperature]
+        for part, *of_part in zip(*(x.split(ctx.rows) for x in (logits, *columns)), strict=True):
+            at, norms, entropies, weights, pulls = (column[:, None] for column in of_part)
+            logs = _scaled(part, ctx.temperature) - norms
+            found = logs.exp().mul_(-weights - pulls * (logs + entropies))
+            part.copy_(found.scatter_add_(-1, at, weights))
+        return logits
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:

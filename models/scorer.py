@@ -7,7 +7,7 @@ scalar reward model made elsewhere is read as one of one axis.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers import (
 from models.attention import BY_TREE
 from models.chat import ChatFormat
 from models.errors import ArtifactError
-from models.layout import Batch, LayoutConfig, Tree, collate
+from models.layout import Batch, LayoutConfig, Tree, collate, within
 from models.logprobs import hidden_states
 
 AXES = ("helpful", "honest", "harmless")
@@ -111,26 +111,11 @@ def score_trees(
     """Normalised scores of every response of every tree, (responses in order, A), on the CPU. At most `batch_tokens`
     tokens, or one tree, are read at once."""
     model.eval()
-    order = sorted(range(len(trees)), key=lambda i: trees[i].n_tokens)
     found: dict[int, Tensor] = {}
-    for rows in _batches(order, [tree.n_tokens for tree in trees], batch_tokens):
+    for rows in within(batch_tokens, [tree.n_tokens for tree in trees]):
         batch = collate([trees[i] for i in rows], bin_tokens=layout.bin_tokens)
         batch = {name: value.to(model.device) for name, value in batch.items()}
         lengths = torch.tensor([len(response) for i in rows for response in trees[i].responses])
         scores = normalised(model, without_length(model, raw_scores(model, batch).cpu(), lengths))
         found.update(zip(rows, scores.split([len(trees[i].responses) for i in rows]), strict=True))
     return torch.cat([found[i] for i in range(len(trees))]) if trees else torch.zeros(0, model.config.num_labels)
-
-
-def _batches(order: Sequence[int], sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Consecutive rows whose sizes add up to at most the limit."""
-    rows: list[int] = []
-    total = 0
-    for i in order:
-        if rows and total + sizes[i] > limit:
-            yield rows
-            rows, total = [], 0
-        rows.append(i)
-        total += sizes[i]
-    if rows:
-        yield rows

@@ -76,15 +76,6 @@ def whiten(
     return masked(whitened if shift_mean else whitened + mean, keep)
 
 
-def reinforce_pp(
-    rewards: Tensor, keep: Tensor, *, gamma: float, sum_over_ranks: Callable[[Tensor], Tensor] = alone
-) -> Advantages:
-    """REINFORCE++ (Hu 2025): reward-to-go, whitened over the whole batch. Its form with a baseline is the same on
-    rewards whose scores have their group's mean subtracted (`dr_grpo`)."""
-    returns = rewards_to_go(rewards, keep, gamma=gamma)
-    return Advantages(whiten(returns, keep, sum_over_ranks=sum_over_ranks), returns)
-
-
 def centred(scores: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """Scores (N,) less their group's mean, (N / group_size, group_size), exactly 0 in a group of equal scores; and
     the groups."""

@@ -65,14 +65,22 @@ def clipped_value_error(values: Tensor, old_values: Tensor, returns: Tensor, *, 
     return Clipped(0.5 * torch.maximum(free, bounded), bounded > free)
 
 
-def sum_tokens(per_token: Tensor, keep: Tensor) -> Tensor:
-    """Sum over all kept tokens."""
-    return masked(per_token, keep).sum()
+class Aggregation(NamedTuple):
+    """A mean over tokens: the weight of each kept one, and what their weighted sum is divided by. Weighted sums and
+    denominators add up over micro-batches and ranks."""
+
+    weights: Callable[[Tensor], Tensor]  # keep (B, T) to (B, T) float64
+    denominator: Callable[[Tensor, int | None], Tensor]  # keep, constant length
 
 
-def sum_row_means(per_token: Tensor, keep: Tensor) -> Tensor:
-    """Sum over rows of the mean over their kept tokens."""
-    return ratio(masked(per_token, keep).sum(-1), keep.bool().sum(-1)).sum()
+def each_token(keep: Tensor) -> Tensor:
+    """1 on kept tokens."""
+    return keep.double()
+
+
+def each_row(keep: Tensor) -> Tensor:
+    """1 / (kept tokens of the row) on kept tokens."""
+    return ratio(keep.double(), keep.bool().sum(-1, keepdim=True))
 
 
 def count_tokens(keep: Tensor, norm_length: int | None) -> Tensor:
@@ -90,18 +98,11 @@ def count_constant(keep: Tensor, norm_length: int | None) -> Tensor:
     return torch.tensor(len(keep) * (norm_length or keep.shape[1]), device=keep.device)
 
 
-class Aggregation(NamedTuple):
-    """Numerator and denominator of a mean; both add up over micro-batches and ranks."""
-
-    numerator: Callable[[Tensor, Tensor], Tensor]
-    denominator: Callable[[Tensor, int | None], Tensor]
-
-
 AGGREGATIONS: dict[str, Aggregation] = {
-    "token_mean": Aggregation(sum_tokens, count_tokens),
-    "seq_mean_token_mean": Aggregation(sum_row_means, count_rows),
-    "seq_mean_token_sum": Aggregation(sum_tokens, count_rows),
-    "dr_grpo": Aggregation(sum_tokens, count_constant),
+    "token_mean": Aggregation(each_token, count_tokens),
+    "seq_mean_token_mean": Aggregation(each_row, count_rows),
+    "seq_mean_token_sum": Aggregation(each_token, count_rows),
+    "dr_grpo": Aggregation(each_token, count_constant),
 }
 
 
@@ -113,8 +114,9 @@ def aggregate(
     total: the denominator of the whole optimizer step, which is `AGGREGATIONS[how].denominator(keep, norm_length)`
     added up over its micro-batches and ranks; by default this batch's own. norm_length: dr_grpo's constant.
     """
-    numerator, denominator = AGGREGATIONS[how]
-    return ratio(numerator(per_token, keep), denominator(keep, norm_length) if total is None else total)
+    weights, denominator = AGGREGATIONS[how]
+    weighted = (masked(per_token, keep) * weights(keep).to(per_token)).sum()
+    return ratio(weighted, denominator(keep, norm_length) if total is None else total)
 
 
 def ppo_total(

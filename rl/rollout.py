@@ -1,111 +1,207 @@
-"""A rollout: what the policy answered, what that earned, and what policy and critic will learn from it.
+"""A rollout: what the policy answered, what that scored, and how policy, reference and critic see every token of it.
 
-R = responses, N = their tokens, T = the longest response.
+R = responses of a rollout, those to one prompt in a row; T = its longest response; C = critics; G = responses a prompt.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from models.chat import Prompt
 from models.generation import Sample, sample
-from models.layout import Batch, Tree, collate
+from models.layout import Batch, LayoutConfig, Tree, collate_rankings, within
 from models.logprobs import per_response, token_logprobs
 from rl.actor_critic import ActorCritic
 
-Scorer = Callable[[Sequence[Tree]], Tensor]
-"""Trees with one response each to (n, axes): how helpful, honest and harmless each response is. Larger is better."""
+Item, Found = TypeVar("Item"), TypeVar("Found")
+EVALUATED = 8192  # tokens that are evaluated at once
+
+
+class Question(NamedTuple):
+    """A prompt of the pool."""
+
+    number: int  # its place there
+    prompt: Prompt
+    ids: list[int]
+    fields: Mapping[str, Any] = {}  # other fields of its data row, for scores that compare with a known answer
+
+
+class Answers(NamedTuple):
+    """The responses to one prompt."""
+
+    question: Question
+    samples: list[Sample]
+
+    @property
+    def tree(self) -> Tree:
+        return Tree.of(self.question.ids, [s.ids for s in self.samples])
+
+
+class Scorer(Protocol):
+    """What judges responses. Larger is better in every column."""
+
+    columns: tuple[str, ...]  # helpful, honest, harmless of our reward model; one of each other judge
+    weights: Mapping[str, float]  # what each column counts in the score, unless the options of RL say otherwise
+
+    def __call__(self, answers: Sequence[Answers]) -> Tensor:
+        """(responses in order, columns)."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run. gather: one object of each process, on every process."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[Any], list[Any]] = lambda own: [own]
+
+    def spread(self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Found]]) -> list[Found]:
+        """`work` on all items, a part on each process, with all that was found, in order, on every process."""
+        own = items[self.rank :: self.world]
+        parts = self.gather(work(own) if own else [])
+        found: list[Any] = [None] * len(items)
+        for rank, part in enumerate(parts):
+            found[rank :: self.world] = part
+        return found
+
+
+class Measured(NamedTuple):
+    """The responses to one prompt with what is known of them; n = their tokens."""
+
+    answers: Answers
+    scores: Tensor  # (G, columns)
+    tokens: dict[str, Tensor]  # (n,) logprobs, ref_logprobs, entropy; (n, C) values
+    end_values: Tensor | None  # (G, C) of the states after the last tokens
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Responses to prompts under the policy that generated them. Token rows are zero-padded on the right."""
+    """All that a policy is updated on. Token rows are zero-padded on the right."""
 
-    trees: list[Tree]  # R, one response each
-    ended: Tensor  # (R,) bool, the response closed its turn
-    scores: Tensor  # (R, axes) the scorer's
-    logprobs: Tensor  # (R, T) of the policy before the update, by the training forward
-    ref_logprobs: Tensor  # (R, T)
-    values: Tensor  # (R, T)
+    answers: list[Answers]
+    scores: Tensor  # (R, columns) the scorer's
+    tokens: dict[str, Tensor]  # (R, T) logprobs, ref_logprobs, entropy; (R, T, C) values
+    end_values: Tensor | None  # (R, C)
     mask: Tensor  # (R, T) bool
-    entropy: float  # mean over tokens, nats
     seconds: dict[str, float] = field(default_factory=dict)  # where the time went
 
+    @classmethod
+    def of(cls, measured: Sequence[Measured], seconds: dict[str, float]) -> Rollout:
+        answers = [found.answers for found in measured]
+        lengths = torch.tensor([len(s.ids) for a in answers for s in a.samples])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        tokens = {}
+        for name in measured[0].tokens:
+            flat = torch.cat([found.tokens[name] for found in measured])
+            tokens[name] = flat.new_zeros(*mask.shape, *flat.shape[1:])
+            tokens[name][mask] = flat
+        ends = None if measured[0].end_values is None else torch.cat([found.end_values for found in measured])
+        return cls(answers, torch.cat([found.scores for found in measured]), tokens, ends, mask, seconds)
 
+    @property
+    def ended(self) -> Tensor:
+        """(R,) bool: the response closed its turn."""
+        return torch.tensor([s.ended for answers in self.answers for s in answers.samples])
+
+    @property
+    def group_size(self) -> int:
+        return len(self.answers[0].samples)
+
+
+@dataclass(kw_only=True)
 class RolloutEngine:
-    """Generates and scores. One interface for whatever samples: here the policy itself, with its KV cache."""
+    """Generates, scores, and asks the models about every token."""
 
-    def __init__(
-        self,
-        reference: PreTrainedModel,
-        scorer: Scorer,
-        *,
-        ends: set[int],
-        max_new_tokens: int,
-        temperature: float,
-        bin_tokens: int,
-        batch_size: int,
-    ) -> None:
-        self.reference, self.scorer = reference, scorer
-        self.ends, self.max_new_tokens, self.temperature = ends, max_new_tokens, temperature
-        self.bin_tokens, self.batch_size = bin_tokens, batch_size
+    model: ActorCritic
+    scorer: Scorer
+    ends: set[int]
+    max_new_tokens: int
+    temperature: float
+    layout: LayoutConfig
+    ranks: Ranks
+    bf16: bool = False  # the precision of the training
+    batch_size: int = 128  # responses that are generated at once
 
-    def generate(
-        self, policy: PreTrainedModel, prompts: Sequence[list[int]], generator: torch.Generator
-    ) -> list[Sample]:
-        """One response a prompt, sampled at the engine's temperature."""
-        return sample(
-            policy,
-            prompts,
+    def generate(self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator]) -> list[Answers]:
+        """`n` responses a prompt, at the engine's temperature. generators: one a prompt."""
+        samples = sample(
+            self.model.policy,
+            [question.ids for question in questions for _ in range(n)],
             max_new_tokens=self.max_new_tokens,
             ends=self.ends,
             temperature=self.temperature,
-            generator=generator,
+            generator=[generator for generator in generators for _ in range(n)],
             batch_size=self.batch_size,
         )
+        return [Answers(q, samples[i * n : (i + 1) * n]) for i, q in enumerate(questions)]
 
     @torch.no_grad()
-    def collect(self, model: ActorCritic, prompts: Sequence[list[int]], generator: torch.Generator) -> Rollout:
-        """Sample, score, and evaluate policy, reference and critic on every token."""
-        clock = _Clock()
-        samples = self.generate(model.policy, prompts, generator)
-        trees = [Tree.of(prompt, [s.ids]) for prompt, s in zip(prompts, samples, strict=True)]
-        clock.lap("rollout")
-        scores = self.scorer(trees)
-        clock.lap("scoring")
-        model.eval()
-        parts = [self._evaluate(model, trees[i : i + self.batch_size]) for i in range(0, len(trees), self.batch_size)]
-        logprobs, ref_logprobs, values, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        lengths = torch.tensor([len(tree.responses[0]) for tree in trees])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        rows = [torch.zeros(mask.shape).masked_scatter(mask, x) for x in (logprobs, ref_logprobs, values)]
-        clock.lap("evaluation")
-        ended = torch.tensor([s.ended for s in samples])
-        return Rollout(trees, ended, scores, *rows, mask, float(entropy.mean()), clock.laps)
+    def collect(
+        self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator], seconds: dict[str, float]
+    ) -> list[Measured]:
+        """Sample, score, and evaluate, each process its part. seconds: where what it took is added."""
+
+        def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[Measured]:
+            clock = _Clock(seconds)
+            answers = self.generate([question for question, _ in part], n, [generator for _, generator in part])
+            clock.lap("rollout")
+            scores = self.scorer(answers).split(n)
+            clock.lap("scoring")
+            evaluated = self._in_parts(answers, self._evaluate)
+            clock.lap("evaluation")
+            return [Measured(a, s, *e) for a, s, e in zip(answers, scores, evaluated, strict=True)]
+
+        return self.ranks.spread(list(zip(questions, generators, strict=True)), work)
 
     @torch.no_grad()
-    def drift(self, policy: PreTrainedModel, trees: Sequence[Tree]) -> Tensor:
-        """Log-ratio of policy and reference of each response, (R,): its mean over own samples estimates the KL."""
-        found = []
-        for start in range(0, len(trees), self.batch_size):
-            batch = on_device(
-                collate(trees[start : start + self.batch_size], bin_tokens=self.bin_tokens), policy.device
-            )
-            ours, theirs = (token_logprobs(m, batch, temperature=self.temperature) for m in (policy, self.reference))
-            found.append(per_response(ours.logprobs - theirs.logprobs, batch).cpu())
-        return torch.cat(found)
+    def drift(self, answers: Sequence[Answers]) -> list[Tensor]:
+        """Log-ratio of policy and reference of each response, (G,) a prompt: its mean over own samples estimates the
+        KL."""
 
-    def _evaluate(self, model: ActorCritic, trees: Sequence[Tree]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        device = next(model.parameters()).device
-        batch = on_device(collate(trees, bin_tokens=self.bin_tokens), device)
-        found = model(batch, self.temperature)
-        reference = token_logprobs(self.reference, batch, temperature=self.temperature).logprobs
-        return found.logprobs.cpu(), reference.cpu(), found.values.cpu(), found.entropy.cpu()
+        def of(batch: Batch) -> Tensor:
+            ours = token_logprobs(self.model.policy, batch, temperature=self.temperature).logprobs
+            return per_response(ours - self.model.reference_logprobs(batch, self.temperature), batch).cpu()
+
+        return self._in_parts(
+            answers, lambda trees, batch: list(of(batch).split([len(tree.responses) for tree in trees]))
+        )
+
+    def _in_parts(
+        self, answers: Sequence[Answers], work: Callable[[Sequence[Tree], Batch], list[Found]]
+    ) -> list[Found]:
+        """`work` on as many trees at once as memory is meant for; one result a tree, in their order."""
+        self.model.eval()
+        trees = [a.tree for a in answers]
+        found: dict[int, Found] = {}
+        device = self.model.policy.device
+        for rows in within(EVALUATED, [tree.n_tokens for tree in trees]):
+            part = [trees[i] for i in rows]
+            batch = on_device(collate_rankings(part, self.layout), device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                found.update(zip(rows, work(part, batch), strict=True))
+        return [found[i] for i in range(len(trees))]
+
+    def _evaluate(self, trees: Sequence[Tree], batch: Batch) -> list[tuple[dict[str, Tensor], Tensor | None]]:
+        found = token_logprobs(self.model.policy, batch, temperature=self.temperature, with_entropy=True)
+        tokens = {
+            "logprobs": found.logprobs,
+            "ref_logprobs": self.model.reference_logprobs(batch, self.temperature),
+            "entropy": found.entropy,
+        }
+        ends: Sequence[Tensor | None] = [None] * len(trees)
+        if self.model.has_critic:
+            values = self.model.values(batch, torch.cat([batch["source"], batch["ends"]])).cpu()
+            tokens["values"] = values[: len(batch["source"])]
+            ends = values[len(batch["source"]) :].split([len(tree.responses) for tree in trees])
+        sizes = [tree.n_targets for tree in trees]
+        columns = {name: value.cpu().split(sizes) for name, value in tokens.items()}
+        return [({name: column[i] for name, column in columns.items()}, ends[i]) for i in range(len(trees))]
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -119,10 +215,9 @@ def freeze(model: nn.Module) -> nn.Module:
 
 
 class _Clock:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self.last = time.perf_counter()
+    def __init__(self, laps: dict[str, float]) -> None:
+        self.laps, self.last = laps, time.perf_counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
+        self.laps[name], self.last = self.laps.get(name, 0.0) + now - self.last, now

@@ -1,7 +1,7 @@
 """The whole chain: base → sft → reward (and its referee) → ppo and dpo → evaluate → report.
 
     python -m stages.pipeline
-    python -m stages.pipeline name=hot seed=1 ppo.ppo.kl.coef=0.01
+    python -m stages.pipeline name=hot seed=1 ppo.rl.kl.coef=0.01
 
 What is sealed and unchanged is skipped, what was cut off goes on, what changed is made again with all that follows.
 """

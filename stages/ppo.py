@@ -1,7 +1,8 @@
-"""PPO against the learned reward.
+"""Reinforcement learning against learned rewards: PPO, GRPO, RLOO, REINFORCE++.
 
 python -m stages.ppo model.path=outputs/demo/sft reward.path=outputs/demo/reward data=world_prompts
 python -m stages.ppo model.path=outputs/mine/sft reward.path=outputs/mine/reward data=prompts data.path=questions.jsonl
+python -m stages.ppo rl.algorithm=grpo rl.samples=8 model.path=... reward.path=... data=prompts data.path=...
 """
 
 from __future__ import annotations
@@ -23,14 +24,19 @@ from models.generation import end_tokens
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, load_scorer, max_positions, same_tokenizer
 from models.options import INPUT
-from models.scorer import score_trees
 from rl.actor_critic import ActorCritic, critic_from
-from rl.ppo import PPOBatches, PPOConfig, PPOObjective
-from rl.rollout import RolloutEngine, Scorer, freeze
+from rl.config import RLConfig
+from rl.experience import Controls, Experience
+from rl.loop import Minibatches, RLBatches
+from rl.objective import PolicyObjective
+from rl.rollout import Question, Ranks, RolloutEngine, Scorer, freeze
 from rl.selection import Selection
+from rl.watch import rollout_metrics
+from stages.policy_scorers import ModelScorer, critic_weights
 from train.artifact import Artifact
 from train.callbacks import Pace
 from train.entry import start
+from train.processes import gathered, rank, world_size
 from train.run import Run, StageConfig
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
@@ -43,10 +49,10 @@ class PPOStage(StageConfig):
     data: PromptData
     reward: ModelConfig = field(default_factory=ModelConfig)
     referee: str | None = field(default=None, metadata=INPUT)  # a reward model of other data: picks the checkpoint
-    ptx: InstructionData | None = None  # pretraining text for ppo.ptx_coef
+    ptx: InstructionData | None = None  # pretraining text for rl.ptx_coef
     model: ModelConfig = field(default_factory=ModelConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: Sharding = field(default_factory=Sharding)
@@ -58,106 +64,113 @@ def run(cfg: PPOStage) -> Artifact:
         if run.sealed:
             return run.sealed
         policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model, cfg.adapter)
-        chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.ppo.max_new_tokens
-        reward_model, critic = reward_and_critic(cfg, run, tokenizer)
-        model = ActorCritic(policy, *critic)
-        engine = rollout_engine(cfg, run, end_tokens(policy, tokenizer, chat), scorer(reward_model, cfg))
+        chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
+        reward, critic = reward_and_critic(cfg, run, tokenizer)
+        model = ActorCritic(policy, reference(cfg, run), critic)
+        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward)
         data = prompts(cfg.data)
-        train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.ppo.evaluation_prompts]
+        train, held = questions(data.train, chat, room), questions(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        judge = scorer(referee(cfg, run, reward_model), cfg)
-        selection = Selection(run.folder, policy, engine, held, chat, judge, cfg.ppo)
-        controller = cfg.ppo.kl.controller()
-        run.state |= {"kl": controller.state_dict, "selection": selection.state_dict}
+        judge = referee(cfg, run, reward)
+        selection = Selection(run.folder, engine, held, judge, cfg.rl, text=lambda s: chat.text(s.ids))
+        objective, controls = (
+            PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3),
+            Controls.of(cfg.rl),
+        )
+
+        def look(iteration: int, kl: float) -> bool:
+            generators = [run.generator(f"look {iteration} {question.number}") for question in held]
+            return selection.look(iteration, kl, generators)
+
+        batches = RLBatches(
+            engine=engine,
+            pool=train,
+            cfg=cfg.rl,
+            objective=objective,
+            controls=controls,
+            minibatches=Minibatches(cfg.trainer.batch_size, cfg.trainer.accumulation),
+            seed=cfg.seed,
+            ptx=pretraining_rows(cfg, tokenizer),
+            on_rollout=lambda i, found: report(run, i, found, controls, reward.columns, batches.steps_per_rollout),
+            after_update=look,
+        )
+        run.state |= {"rl": batches.state_dict, "selection": selection.state_dict}
+        run.files["experience.pt"] = batches.write
         if restored := run.restored_state():
-            controller.load_state_dict(restored["kl"])
+            batches.load_state_dict(restored["rl"], run.restored_file("experience.pt"))
             selection.load_state_dict(restored["selection"])
         else:
-            selection.look(0, 0.0, run.generator("look 0"))
-        batches = PPOBatches(
-            model,
-            engine,
-            [chat.prompt(prompt) for prompt in train],
-            cfg.ppo,
-            minibatch=cfg.trainer.batch_size,
-            seed=cfg.seed,
-            controller=controller,
-            ptx=pretraining_rows(cfg, tokenizer),
-            on_rollout=lambda i, metrics: report(run, i, metrics, batches.steps_per_rollout),
-            after_update=lambda i, kl: selection.look(i, kl, run.generator(f"look {i}")),
-        )
-        run.train(
-            model,
-            batches,
-            PPOObjective(cfg.ppo),
-            cfg.trainer,
-            rates=dict.fromkeys(("critic", "value_head"), cfg.ppo.critic_learning_rate),
-            pace=Pace(batches.steps_per_rollout, batches.after_step),
-        )
-        kept = selection.restore_best()
-        run.say(
-            f"kept the policy after rollout {kept['iteration']}: referee {kept['referee']:.3f}, KL {kept['kl']:.2f}"
-        )
+            look(0, 0.0)
+        rates = dict.fromkeys(("critic", "value_head"), cfg.rl.critic_learning_rate)
+        run.train(model, batches, objective, cfg.trainer, rates=rates, pace=Pace(after_step=batches.after_step))
+        run.say(selection.restore_best())
         chat.configure(policy)
-        return run.seal("policy", model=policy, tokenizer=tokenizer, metrics={"kept": kept, "looks": selection.looks})
+        sealed = run.seal(
+            "policy", model=policy, tokenizer=tokenizer, metrics={"kept": selection.best, "looks": selection.looks}
+        )
+        selection.forget_best()
+        return sealed
 
 
 def reward_and_critic(
     cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase
-) -> tuple[PreTrainedModel, tuple[nn.Module, nn.Linear]]:
+) -> tuple[ModelScorer, tuple[nn.Module, nn.Linear] | None]:
     """The frozen reward model, and a critic that starts as a copy of it. Both read the policy's own token ids."""
     folder = run.input(cfg.reward.path, "reward")
     reward_model, reward_tokenizer = load_scorer(folder, cfg.reward)
     same_tokenizer(tokenizer, reward_tokenizer, cfg.reward.path)
-    return freeze(reward_model), critic_from(load_scorer(folder, cfg.reward)[0], cfg.ppo.axis_weights)
+    scorer = ModelScorer(freeze(reward_model), cfg.layout)
+    if not cfg.rl.kind.critic:
+        return scorer, None
+    return scorer, critic_from(load_scorer(folder, cfg.reward)[0], critic_weights(cfg.rl, scorer))
 
 
-def referee(cfg: PPOStage, run: Run, reward_model: PreTrainedModel) -> PreTrainedModel:
+def referee(cfg: PPOStage, run: Run, reward: ModelScorer) -> ModelScorer:
     """The reward model that picks the checkpoint: one of other data where there is one."""
     if cfg.referee is None:
         run.say("no referee=: the reward model that the policy learns from picks the checkpoint, too")
-        return reward_model
-    return freeze(load_scorer(run.input(cfg.referee, "reward"), cfg.reward)[0])
+        return reward
+    return ModelScorer(freeze(load_scorer(run.input(cfg.referee, "reward"), cfg.reward)[0]), cfg.layout)
 
 
-def scorer(model: PreTrainedModel, cfg: PPOStage) -> Scorer:
-    """Helpful, honest and harmless of each response."""
-    return lambda trees: score_trees(model, trees, cfg.layout)
+def reference(cfg: PPOStage, run: Run) -> PreTrainedModel:
+    """A frozen copy of the starting policy."""
+    found, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model, quantised=cfg.adapter.quantised)
+    return freeze(found)
 
 
-def rollout_engine(cfg: PPOStage, run: Run, ends: set[int], score: Scorer) -> RolloutEngine:
-    """Sampling and evaluation against a frozen copy of the starting policy."""
-    folder = run.input(cfg.model.path, "policy")
-    reference, _ = load_policy(folder, cfg.model, quantised=cfg.adapter.quantised)
+def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer) -> RolloutEngine:
+    """Sampling, scoring and evaluation as the options say."""
     return RolloutEngine(
-        freeze(reference),
-        score,
+        model=model,
+        scorer=reward,
         ends=ends,
-        max_new_tokens=cfg.ppo.max_new_tokens,
-        temperature=cfg.ppo.temperature,
-        bin_tokens=cfg.layout.bin_tokens,
-        batch_size=cfg.ppo.prompts,
+        max_new_tokens=cfg.rl.max_new_tokens,
+        temperature=cfg.rl.temperature,
+        layout=cfg.layout,
+        ranks=Ranks(rank(), world_size(), gathered),
+        bf16=cfg.trainer.bf16,
     )
 
 
-def fitting(conversations: Sequence[Prompt], chat: ChatFormat, room: int) -> list[Prompt]:
+def questions(conversations: Sequence[Prompt], chat: ChatFormat, room: int) -> list[Question]:
     """The prompts that leave room for a response."""
-    return [prompt for prompt in conversations if len(chat.prompt(prompt)) <= room]
+    fitting = [(p, ids) for p in conversations if len(ids := chat.prompt(p)) <= room]
+    return [Question(number, prompt, ids) for number, (prompt, ids) in enumerate(fitting)]
 
 
 def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> SupervisedRows | None:
     """Documents for PTX, where it has a weight."""
-    if cfg.ppo.ptx_coef == 0:
+    if cfg.rl.ptx_coef == 0:
         return None
     if cfg.ptx is None:
-        raise ConfigError(
-            "ppo.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0"
-        )
+        raise ConfigError("rl.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0")
     return SupervisedRows(document_trees(replay(cfg.ptx), tokenizer), cfg.layout, cfg.layout.max_length or 512)
 
 
-def report(run: Run, iteration: int, metrics: dict[str, float], steps: int) -> None:
+def report(run: Run, iteration: int, found: Experience, controls: Controls, columns: Sequence[str], steps: int) -> None:
     """A rollout in the log, and in one line."""
+    metrics = rollout_metrics(found, controls, columns)
     run.log(metrics, step=iteration * steps)
     run.say(
         f"rollout {iteration}: score {metrics['objective/score']:.3f}, KL {metrics['objective/kl']:.2f}, "

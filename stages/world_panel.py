@@ -70,7 +70,8 @@ class WorldPanel:
         for name, path in models.items():
             files = sorted(Path(path).glob("looks/*.json"), key=lambda p: int(p.stem))
             if files:
-                kept = read_artifact(Path(path), verify=False).manifest["metrics"]["kept"]["iteration"]
+                best = read_artifact(Path(path), verify=False).manifest["metrics"]["kept"]
+                kept = best and best["iteration"]
                 looks = [json.loads(file.read_text(encoding="utf-8")) for file in files]
                 tasks = self._development_tasks({a["prompt"] for look in looks for a in look["answers"]})
                 found[name] = [{**_frontier_point(tasks, look), "kept": look["iteration"] == kept} for look in looks]

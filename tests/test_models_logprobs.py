@@ -107,13 +107,6 @@ def test_temperature_divides_the_logits_of_value_and_entropy(llama_folder: str, 
     torch.testing.assert_close(found.entropy, entropy, atol=1e-5, rtol=0)
 
 
-def test_entropy_carries_no_gradient() -> None:
-    hidden = torch.randn(3, 4, requires_grad=True)
-    found = logprobs_from_hidden(hidden, torch.tensor([0, 1, 2]), nn.Linear(4, 5), with_entropy=True)
-    assert found.entropy is not None
-    assert not found.entropy.requires_grad and found.logprobs.requires_grad
-
-
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     torch.manual_seed(0)
@@ -175,3 +168,16 @@ def test_micro_batches_of_unlike_token_counts_add_up_to_the_gradient_of_one_batc
 
     for one, many in zip(gradient([trees]), gradient([[tree] for tree in trees]), strict=True):
         torch.testing.assert_close(many, one, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_entropy_has_its_gradient(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 4, generator=generator, requires_grad=True)
+    head, target = torch.nn.Linear(4, 7), torch.tensor([0, 3, 6, 1, 2])
+    found = logprobs_from_hidden(hidden, target, head, temperature, with_entropy=True)
+    (2 * found.entropy.sum() - found.logprobs.sum()).backward()
+    ours, hidden.grad = hidden.grad, None
+    logs = (head(hidden) / temperature).log_softmax(-1)
+    (-2 * (logs.exp() * logs).sum() - logs[torch.arange(5), target].sum()).backward()
+    torch.testing.assert_close(ours, hidden.grad)

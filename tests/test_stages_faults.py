@@ -95,11 +95,11 @@ def test_a_wrong_value_ends_with_2_the_option_the_value_and_what_is_allowed(
         ("reward", "loss.harmless=-1", "0 or more"),
         ("reward", "sampling.samples=1 sampling.variants=0", "at least 2"),
         ("reward", "sampling.noise=0.5", "[0, 0.5)"),
-        ("ppo", "ppo.clip=0", "(0, 1)"),
-        ("ppo", "ppo.top_p=0.9", "expected 1"),
-        ("ppo", "ppo.top_k=5", "0"),
-        ("ppo", "ppo.kl.target=0", "above 0"),
-        ("ppo", "ppo.lam=1.5", "[0, 1]"),
+        ("ppo", "rl.clip=0", "(0, 1)"),
+        ("ppo", "rl.top_p=0.9", "expected 1"),
+        ("ppo", "rl.top_k=5", "0"),
+        ("ppo", "rl.kl.target=0", "above 0"),
+        ("ppo", "rl.lam=1.5", "[0, 1]"),
         ("chat", "temperature=-1", "0 or more"),
         ("base", "architecture.heads=3", "multiple"),
         ("evaluate", "reference=nobody models.sft=a", "named"),
@@ -258,7 +258,7 @@ def test_a_stage_that_is_killed_and_started_again_ends_as_if_nothing_had_been(
         "ppo": (
             *("data=prompts", f"data.path={tiny / 'prompts.jsonl'}", tuned),
             *(f"reward.path={tiny / 'outputs/tiny/reward'}", *ROLLOUTS),
-            *("ppo.rollouts=3", "ppo.epochs=2", "ppo.evaluate_every=1"),
+            *("rl.rollouts=3", "rl.epochs=2", "rl.evaluate_every=1"),
         ),
     }[name]
     whole = stage(name, *options, *saved, f"name={name} whole", cwd=tiny)

@@ -25,7 +25,7 @@ def chain(folder: Path, model: str, data: dict[str, tuple[str, ...]]) -> dict[st
     made = {
         "sft": run("sft", *place, f"model.path={model}", *STEPS, *data["sft"]),
         "reward": run("reward", *place, tuned, *STEPS, *data["reward"]),
-        "ppo": run("ppo", *place, tuned, scorer, *ROLLOUTS, *data["ppo"]),
+        "ppo": run("ppo", *place, tuned, scorer, *ROLLOUTS, *data["ppo"], "rl.evaluation_prompts=0"),
         "dpo": run("dpo", *place, tuned, *STEPS, *data["dpo"]),
     }
     return {name: artifact.folder for name, artifact in made.items()}
@@ -158,7 +158,7 @@ def test_a_real_pretrained_llama_goes_through_every_stage_on_real_data(tmp_path:
     if not (STORIES / "model.safetensors").is_file():
         pytest.skip(f"no model in {STORIES}; set HHH_REAL_DATA to the folder of data beside models/")
     pairs = limited("hh", "hh_harmless_pairs.jsonl")
-    prompts = limited("prompts", "hh_harmless_pairs.jsonl", "ppo.rollouts=2", "trainer.batch_size=4")
+    prompts = limited("prompts", "hh_harmless_pairs.jsonl", "rl.rollouts=2", "trainer.batch_size=4")
     data: dict[str, Any] = {
         "sft": limited("alpaca", "alpaca_en_demo.json"),
         "reward": pairs,

@@ -39,11 +39,11 @@ PROMPTS = [{"prompt": f"what is the capital of {name} ?"} for name in NAMES]
 
 STEPS = ("trainer.max_steps=2", "trainer.batch_size=4", "trainer.learning_rate=1e-3", "trainer.log_every=1")
 ROLLOUTS = (
-    "ppo.rollouts=1",
-    "ppo.prompts=4",
-    "ppo.epochs=1",
-    "ppo.max_new_tokens=5",
-    "ppo.evaluation_prompts=2",
+    "rl.rollouts=1",
+    "rl.prompts=4",
+    "rl.epochs=1",
+    "rl.max_new_tokens=5",
+    "rl.evaluation_prompts=2",
     "data.eval_fraction=0.25",
     "trainer.batch_size=2",
     "trainer.log_every=1",

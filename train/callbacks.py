@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,21 @@ class AfterStep(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Declares each saved checkpoint complete, with the stage's own state.
+    """Declares each saved checkpoint complete, with the stage's own state and files.
 
     Saves at the first multiple of `boundary` at or after each multiple of the configured steps.
     """
 
-    def __init__(self, stage: str, folder: Path, state: Callable[[], dict[str, Any]], boundary: int = 1) -> None:
-        self.stage, self.folder, self.stage_state, self.boundary = stage, folder, state, boundary
+    def __init__(
+        self,
+        stage: str,
+        folder: Path,
+        state: Callable[[], dict[str, Any]],
+        files: Mapping[str, Callable[[Path], None]],
+        boundary: int = 1,
+    ) -> None:
+        self.stage, self.folder, self.stage_state, self.files = stage, folder, state, files
+        self.boundary = boundary
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -125,6 +133,8 @@ class Checkpoints(TrainerCallback):
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
         if rank() == 0 and checkpoint.is_dir():
             fault_point(f"{self.stage}:save:{state.global_step}")
+            for name, write in self.files.items():
+                write(checkpoint / name)
             checkpoints.complete(checkpoint, self.stage_state())
         barrier()
 

@@ -37,6 +37,15 @@ def from_main(value: T) -> T:
     return box[0]
 
 
+def gathered(value: T) -> list[T]:
+    """The value of each process, on every process."""
+    if world_size() == 1:
+        return [value]
+    box: list[T] = [value] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
 def barrier() -> None:
     """Wait for the other processes."""
     if world_size() > 1:

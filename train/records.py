@@ -9,7 +9,7 @@ from typing import Any
 from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifact
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 
-MAY_CHANGE = ("trainer.", "loss.", "ppo.kl.", "deepspeed.", "the code")
+MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "deepspeed.", "the code")
 CHANGED = "its content changed"
 ROW_ORDER = ("trainer.batch_size", "trainer.accumulation", "trainer.shuffle")
 

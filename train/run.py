@@ -72,7 +72,8 @@ class Run:
         self.folder = Path(cfg.outputs) / cfg.name / stage
         self.checkpoints = self.folder / "checkpoints"
         self.lock = FolderLock(self.folder)
-        self.state: dict[str, Callable[[], Any]] = {}
+        self.state: dict[str, Callable[[], Any]] = {}  # what a checkpoint remembers of the stage, and what it holds:
+        self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
         self.guard = NumbersGuard()
@@ -176,7 +177,7 @@ class Run:
         log.keep_until(step)
         batches.start_step = step
         pace = pace or Pace()
-        saver = Checkpoints(self.stage, self.checkpoints, self._state_now, pace.boundary)
+        saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
         return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
 
     def complete(self, loop: Trainer, checkpoint: Path | None) -> None:
@@ -197,6 +198,11 @@ class Run:
         """What the stage saved of its own in the checkpoint that `train` will go on from."""
         found, _ = checkpoints.newest(self.checkpoints)
         return checkpoints.stage_state(found) if found else {}
+
+    def restored_file(self, name: str) -> Path:
+        """Where a file of the stage's own lies in that checkpoint; it need not be there."""
+        found, _ = checkpoints.newest(self.checkpoints)
+        return (found or self.checkpoints) / name
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Metrics beside the trainer's own."""
