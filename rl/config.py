@@ -11,6 +11,7 @@ from models.scorer import AXES
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.kl import KL_ESTIMATORS, AdaptiveKL, FixedKL, Lagrangian
 from rl.losses import AGGREGATIONS
+from rl.samplers import SamplerConfig
 
 
 @dataclass
@@ -145,6 +146,7 @@ class RLConfig:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
         if self.top_p != 1.0 or self.top_k != 0:

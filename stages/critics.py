@@ -36,9 +36,7 @@ def starting_critic(
     if reward.to_value is not None:
         start = reward.to_value()
         return critic_from(start, weights[:, : start.config.num_labels])
-    say(
-        "the critic starts as the policy, every value at 0: no reward model reads its tokens"
-    )
+    say("the critic starts as the policy, every value at 0: no reward model reads its tokens")
     return fresh_critic(voices or copy(), len(weights))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -32,6 +33,7 @@ from rl.experience import Controls, Experience
 from rl.loop import Minibatches, RLBatches
 from rl.objective import PolicyObjective
 from rl.rollout import Question, Ranks, RolloutEngine, Scorer, freeze
+from rl.samplers import Sampling, load_sampler
 from rl.selection import Selection
 from rl.watch import rollout_metrics
 from stages.critics import starting_critic
@@ -74,7 +76,7 @@ def run(cfg: PPOStage) -> Artifact:
         check_constraint(cfg.rl, reward.columns)
         critic = starting_critic(cfg.rl, reward, policy, voices, lambda: load_policy(folder, cfg.model)[0], run.say)
         model = ActorCritic(policy, voices or freeze(load_policy(folder, cfg.model)[0]), critic)
-        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward)
+        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward, run.folder)
         data = questions(cfg.data)
         train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
@@ -135,13 +137,12 @@ def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
         raise ConfigError(f"rl.constraint.axis={cfg.constraint.axis}: expected one of {', '.join(columns)}")
 
 
-def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer) -> RolloutEngine:
+def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer, folder: Path) -> RolloutEngine:
     """Sampling, scoring and evaluation as the options say."""
     return RolloutEngine(
         model=model,
         scorer=reward,
-        ends=ends,
-        max_new_tokens=cfg.rl.max_new_tokens,
+        sampler=load_sampler(cfg.rl.sampler, Sampling(ends, cfg.rl.max_new_tokens, cfg.rl.temperature), folder),
         temperature=cfg.rl.temperature,
         layout=cfg.layout,
         ranks=Ranks(rank(), world_size(), gathered),
