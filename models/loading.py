@@ -45,7 +45,7 @@ class ModelConfig:
 
     path: str = field(default=MISSING, metadata=INPUT)  # an artefact of a stage, a transformers folder, or a hub name
     dtype: str = "float32"  # of the weights: float32, bfloat16 or float16
-    chat_template: str | None = field(default=None, metadata=INPUT)  # Jinja file, of a base without; null: role tokens
+    chat_template: str | None = field(default=None, metadata=INPUT)  # Jinja file for a base without; null: role tokens
     allow_pickle: bool = False  # load .bin or .pt weights (tensors only, never code)
     trust_remote_code: bool = False  # run the Python files that a model folder brings
 

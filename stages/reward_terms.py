@@ -46,7 +46,6 @@ class Term:
     option: str
     columns: Mapping[str, float]
     score: Callable[[Groups], Tensor]  # (R, its columns)
-    members: Sequence[Member] = ()  # the reward models that it asks
 
 
 class RewardTerms:
@@ -64,28 +63,23 @@ class RewardTerms:
         self.columns = tuple(self.weights)
 
     def __call__(self, answers: Sequence[Answers]) -> Tensor:
-        groups = Groups(
-            [a.tree for a in answers],
-            [Replies(a.question.prompt, self.texts(a), [s.ended for s in a.samples]) for a in answers],
-            [
-                Response(a.question.prompt, text, s.ids, s.ended, a.question.fields)
-                for a in answers
-                for text, s in zip(self.texts(a), a.samples, strict=True)
-            ],
-        )
-        scores = []
+        groups, scores = self._groups(answers), []
         for term in self.terms:
             scores.append(term.score(groups))
             check_finite(term, scores[-1], answers)
         return torch.cat(scores, dim=1)
 
-    def texts(self, answers: Answers) -> list[str]:
-        return [self.chat.text(s.ids) for s in answers.samples]
-
-    def to(self, device: torch.device) -> None:
-        """Move every model there."""
-        for model in (member.model.model for term in self.terms for member in term.members):
-            model.to(device)
+    def _groups(self, answers: Sequence[Answers]) -> Groups:
+        texts = [
+            Replies(a.question.prompt, [self.chat.text(s.ids) for s in a.samples], [s.ended for s in a.samples])
+            for a in answers
+        ]
+        responses = [
+            Response(a.question.prompt, text, s.ids, a.question.fields)
+            for a, replies in zip(answers, texts, strict=True)
+            for text, s in zip(replies.texts, a.samples, strict=True)
+        ]
+        return Groups([a.tree for a in answers], texts, responses)
 
 
 def reward_terms(
@@ -107,9 +101,10 @@ def reward_terms(
         return member
 
     plain = {name: plain_term(f"reward.also.{name}", name, term) for name, term in cfg.also.items() if not term.path}
-    terms = [main_term([load(path, cfg, "reward") for path in cfg.paths], cfg)] if cfg.paths else []
+    members = [load(path, cfg, "reward") for path in cfg.paths]
+    terms = [main_term(members, cfg)] if members else []
     terms += [plain.get(name) or model_term(name, term, load) for name, term in cfg.also.items()]
-    return RewardTerms(terms, chat, to_value(terms[0].members, cfg, voices) if cfg.paths else None)
+    return RewardTerms(terms, chat, to_value(members, cfg, voices))
 
 
 def to_value(
@@ -133,7 +128,7 @@ def main_term(members: Sequence[Member], cfg: MembersConfig) -> Term:
     axes = members[0].axes
     if any(member.axes != axes for member in members):
         raise ArtifactError(f"reward.models={cfg.models}: some score helpful, honest and harmless, others one thing")
-    return Term("reward", dict.fromkeys(axes, 1.0), by_members(members, cfg), members)
+    return Term("reward", dict.fromkeys(axes, 1.0), by_members(members, cfg))
 
 
 def model_term(name: str, cfg: RewardTerm, load: Load) -> Term:
@@ -142,7 +137,7 @@ def model_term(name: str, cfg: RewardTerm, load: Load) -> Term:
     member = load(cfg.path or "", cfg, option)
     if len(member.axes) > 1:
         raise ConfigError(f"{option}: scores {', '.join(member.axes)}; say which of them with {option}.label=...")
-    return Term(option, {name: cfg.weight}, by_members([member], MembersConfig()), [member])
+    return Term(option, {name: cfg.weight}, by_members([member], MembersConfig()))
 
 
 def plain_term(option: str, name: str, cfg: RewardTerm) -> Term:
