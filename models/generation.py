@@ -54,6 +54,8 @@ def sample(  # noqa: PLR0913  all but two by name
     and drawn before anything is generated, so neither batch size nor the prompts beside it change a response (up to
     rounding of the logits).
     """
+    if not prompts:
+        return []
     was_training = model.training
     model.eval()
     uniforms = _uniforms(len(prompts), n, max_new_tokens, generator)
@@ -156,6 +158,7 @@ class _Decoding:
         self._fit()
 
     def _begin(self, prefilled: DynamicCache, longest: int) -> None:
+        """Nothing is in the batch: see how many columns the model adds to its longest prompt, and have a cache."""
         columns = prefilled.get_seq_length()
         self.virtual = columns - longest
         if self.cache is None or not self.cache.can_be_joined:

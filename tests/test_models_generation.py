@@ -300,7 +300,7 @@ def test_nothing_is_computed_after_the_last_token(llama_folder: str) -> None:
 
 
 def test_no_prompts_give_no_samples(llama_folder: str) -> None:
-    assert sample(loaded(llama_folder), [], max_new_tokens=4, ends=[1], temperature=0) == []
+    assert sample(loaded(llama_folder), [], max_new_tokens=4, ends=[1], temperature=0, generator=[]) == []
 
 
 @pytest.mark.parametrize("training", [True, False])
