@@ -12,28 +12,21 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instruct.prompts import PromptData
+from instruct.prompts import Asked, PromptData
 from instruct.readers import InstructionData
-from instruct.sources import prompts, replay
+from instruct.sources import questions, replay
 from instruct.supervised import SupervisedRows, document_trees
 from models.adapters import AdapterConfig
-from models.chat import ChatFormat, Prompt
+from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.generation import end_tokens
 from models.layout import LayoutConfig
-from models.loading import (
-    DTYPES,
-    ModelConfig,
-    load_policy,
-    load_scorer,
-    load_shared_scorer,
-    max_positions,
-    same_tokenizer,
-)
+from models.loading import ModelConfig, load_policy, max_positions
 from models.options import INPUT
-from models.sharing import SharedScorer, voices_of, why_apart
+from models.sharing import voices_of
 from models.voices import Voices
-from rl.actor_critic import OF_CRITIC, ActorCritic, Critic, ValueHead, critic_from, fresh_critic, zero_head
+from reward.sources import RewardSources
+from rl.actor_critic import OF_CRITIC, ActorCritic
 from rl.config import RLConfig
 from rl.experience import Controls, Experience
 from rl.loop import Minibatches, RLBatches
@@ -41,7 +34,8 @@ from rl.objective import PolicyObjective
 from rl.rollout import Question, Ranks, RolloutEngine, Scorer, freeze
 from rl.selection import Selection
 from rl.watch import rollout_metrics
-from stages.policy_scorers import ModelScorer, critic_weights
+from stages.critics import starting_critic
+from stages.reward_terms import RewardTerms, reward_terms
 from train.artifact import Artifact
 from train.callbacks import Pace
 from train.entry import start
@@ -56,7 +50,7 @@ class PPOStage(StageConfig):
     """conf/ppo.yaml"""
 
     data: PromptData
-    reward: ModelConfig = field(default_factory=ModelConfig)
+    reward: RewardSources
     referee: str | None = field(default=None, metadata=INPUT)  # a reward model of other data: picks the checkpoint
     ptx: InstructionData | None = None  # pretraining text for rl.ptx_coef
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -74,16 +68,19 @@ def run(cfg: PPOStage) -> Artifact:
             return run.sealed
         folder = run.input(cfg.model.path, "policy")
         policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
-        chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
         voices = voices_of(policy, folder)
-        reward = reward_of(cfg, run, tokenizer, voices)
-        reference = voices or freeze(load_policy(folder, cfg.model)[0])
-        model = ActorCritic(policy, reference, critic_of(cfg, run, policy, voices, reward))
+        chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
+        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices)
+        check_constraint(cfg.rl, reward.columns)
+        critic = starting_critic(
+            cfg.rl, reward, cfg.reward, policy, lambda: voices or starting_policy(cfg, run), run.say
+        )
+        model = ActorCritic(policy, voices or freeze(starting_policy(cfg, run)), critic)
         engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward)
-        data = prompts(cfg.data)
-        train, held = questions(data.train, chat, room), questions(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
+        data = questions(cfg.data)
+        train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        judge = referee(cfg, run, reward)
+        judge = referee(cfg, run, tokenizer, reward, voices)
         selection = Selection(run.folder, engine, held, judge, cfg.rl, text=lambda s: chat.text(s.ids))
         objective, controls = (
             PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3),
@@ -124,45 +121,26 @@ def run(cfg: PPOStage) -> Artifact:
         return sealed
 
 
-def reward_of(cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, voices: Voices | None) -> ModelScorer:
-    """The frozen reward model, on the policy's own weights where it can be. It reads the policy's own token ids."""
-    folder = run.input(cfg.reward.path, "reward")
-    apart = why_apart(voices, folder, DTYPES[cfg.reward.dtype]) if voices is not None else None
-    if apart is not None:
-        run.say(
-            f"the reward model has a copy of the weights: {apart}; one on the policy's own is trained with "
-            f"stages.reward model.path={cfg.model.path} adapter={cfg.adapter.method}"
-        )
-    if voices is None or apart is not None:
-        reward_model, reward_tokenizer = load_scorer(folder, cfg.reward)
-    else:
-        reward_model, reward_tokenizer = load_shared_scorer(folder, cfg.reward, voices)
-    same_tokenizer(tokenizer, reward_tokenizer, cfg.reward.path)
-    return ModelScorer(freeze(reward_model), cfg.layout)
-
-
-def critic_of(
-    cfg: PPOStage, run: Run, policy: PreTrainedModel, voices: Voices | None, reward: ModelScorer
-) -> Critic | ValueHead | None:
-    """A critic that starts as the reward model, unless it is a head, or a voice that the reward model cannot be."""
-    if not cfg.rl.kind.critic:
-        return None
-    weights = critic_weights(cfg.rl, reward)
-    if cfg.rl.critic == "head":
-        return zero_head(policy, len(weights))
-    if isinstance(reward.model, SharedScorer):
-        return critic_from(reward.model, weights)
-    if voices is not None:
-        return fresh_critic(voices, len(weights))
-    return critic_from(load_scorer(run.input(cfg.reward.path, "reward"), cfg.reward)[0], weights)
-
-
-def referee(cfg: PPOStage, run: Run, reward: ModelScorer) -> ModelScorer:
-    """The reward model that picks the checkpoint: one of other data where there is one."""
+def referee(
+    cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms, voices: Voices | None
+) -> RewardTerms:
+    """What picks the checkpoint: a reward model of other data where there is one."""
     if cfg.referee is None:
-        run.say("no referee=: the reward model that the policy learns from picks the checkpoint, too")
+        run.say("no referee=: the reward that the policy learns from picks the checkpoint, too")
         return reward
-    return ModelScorer(freeze(load_scorer(run.input(cfg.referee, "reward"), cfg.reward)[0]), cfg.layout)
+    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say, voices)
+
+
+def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
+    """Raise ConfigError where what is to be held is not scored."""
+    if cfg.constraint.limit is not None and cfg.constraint.axis not in columns:
+        raise ConfigError(f"rl.constraint.axis={cfg.constraint.axis}: expected one of {', '.join(columns)}")
+
+
+def starting_policy(cfg: PPOStage, run: Run) -> PreTrainedModel:
+    """A copy of the policy as it starts."""
+    found, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model)
+    return found
 
 
 def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer) -> RolloutEngine:
@@ -179,10 +157,10 @@ def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Sc
     )
 
 
-def questions(conversations: Sequence[Prompt], chat: ChatFormat, room: int) -> list[Question]:
+def fitting(asked: Sequence[Asked], chat: ChatFormat, room: int) -> list[Question]:
     """The prompts that leave room for a response."""
-    fitting = [(p, ids) for p in conversations if len(ids := chat.prompt(p)) <= room]
-    return [Question(number, prompt, ids) for number, (prompt, ids) in enumerate(fitting)]
+    found = [(a, ids) for a in asked if len(ids := chat.prompt(a.prompt)) <= room]
+    return [Question(number, a.prompt, ids, a.fields) for number, (a, ids) in enumerate(found)]
 
 
 def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> SupervisedRows | None:

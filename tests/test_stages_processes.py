@@ -72,6 +72,7 @@ def test_two_processes_roll_out_together_what_one_rolls_out(algorithm: str, tiny
         *("data=prompts", f"data.path={tiny / 'prompts.jsonl'}", f"model.path={tiny / 'outputs/tiny/sft'}"),
         *(f"reward.path={tiny / 'outputs/tiny/reward'}", f"rl.algorithm={algorithm}", "rl.samples=2", *ROLLOUTS),
         *("rl.rollouts=2", "rl.max_update_kl=10", "trainer.batch_size=4", "trainer.learning_rate=1e-3"),
+        "trainer.epsilon=1e-3",  # or the first steps of Adam are the signs of rounding errors
         f"outputs={tmp_path}",
     )
     for name, processes in (("alone", 1), ("together", 2)):
@@ -80,7 +81,7 @@ def test_two_processes_roll_out_together_what_one_rolls_out(algorithm: str, tiny
     alone, together = (logged_numbers(tmp_path / name / "ppo") for name in ("alone", "together"))
     assert len(alone) == len(together) > 4
     for ours, theirs in zip(alone, together, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
     looks = [json.loads((tmp_path / name / "ppo/looks/2.json").read_text()) for name in ("alone", "together")]
     assert looks[0]["answers"] == looks[1]["answers"]
 
