@@ -214,6 +214,12 @@ class Run:
         if rank() == 0:
             print(f"[{self.stage}] {line}", file=sys.stderr, flush=True)
 
+    def warn(self, title: str, text: str) -> None:
+        """Something that should worry whoever watches: to the person who waits, and to the tracker."""
+        self.say(f"alert {text}")
+        if rank() == 0:
+            self.tracker.alert(title, text)
+
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """A file beside the model, whole or absent, written by the main process."""
         if rank() == 0:
