@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from models.errors import ConfigError, NumericsError
+from models.finite import first_bad_weight
 from models.generation import Sample
 from models.layout import Batch
 from models.objective import Rows
@@ -157,7 +159,7 @@ class RLBatches:
         scorer, progress = self.engine.scorer, self.iteration / max(1, self.cfg.rollouts - 1)
         weights = self.cfg.column_weights(scorer.weights, progress)
         found = experience(Rollout.of(measured, seconds), self.cfg, self.controls, scorer.columns, weights)
-        check_numbers(found, self.iteration + 1)
+        check_numbers(found, self.iteration + 1, self.engine.model)
         return found
 
     def _collect(self, questions: Sequence[Question], purpose: str, seconds: dict[str, float]) -> list[Measured]:
@@ -222,14 +224,14 @@ class RLBatches:
         return _generator(self.seed, self.iteration, purpose, index)
 
 
-def check_numbers(found: Experience, iteration: int) -> None:
+def check_numbers(found: Experience, iteration: int, model: nn.Module) -> None:
     """Before anything is learnt from it. Scores were checked by what gave them."""
     wrong = [row for row, ok in enumerate(found.kl.isfinite().tolist()) if not ok]
     if wrong:
         question = found.rollout.answers[wrong[0] // found.rollout.group_size].question
         raise NumericsError(
             f"rollout {iteration}: the log-probabilities of {len(wrong)} of {len(found.kl)} responses are not numbers, "
-            f"first for prompt {question.number}"
+            f"first for prompt {question.number}{first_bad_weight(model)}"
         )
 
 

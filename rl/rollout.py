@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chat import Prompt
+from models.errors import NumericsError
 from models.generation import Sample, sample
 from models.layout import Batch, LayoutConfig, Tree, collate_rankings, within
 from models.logprobs import per_response, token_logprobs
@@ -151,7 +152,11 @@ class RolloutEngine:
             clock = _Clock(seconds)
             answers = self.generate([question for question, _ in part], n, [generator for _, generator in part])
             clock.lap("rollout")
-            scores = self.scorer(answers).split(n)
+            try:
+                scores = self.scorer(answers).split(n)
+            except NumericsError as error:
+                error.batch = [(a.question.number, a.question.ids, [s.ids for s in a.samples]) for a in answers]
+                raise
             clock.lap("scoring")
             evaluated = self._in_parts(answers, self._evaluate)
             clock.lap("evaluation")

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.utils import logging as transformers_logging
 
 from models.adapter_files import save_adapter
-from models.errors import ArtifactError, ConfigError
+from models.errors import ArtifactError, ConfigError, NumericsError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
 from models.options import RUNTIME
 from train import checkpoints
 from train.artifact import MANIFEST, RUN_RECORD, Artifact, base_of, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress, check_weights
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
@@ -187,8 +187,21 @@ class Run:
                 f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
                 "every process would train on the same rows"
             )
-        done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            check_weights(loop.model, loop.state.global_step)
+        except NumericsError as error:
+            raise NumericsError(f"{error}{self._keep_batch(error, loop)}") from error
         self.training["training_seconds"] = done.metrics["train_runtime"]
+
+    def _keep_batch(self, error: NumericsError, loop: Trainer) -> str:
+        """Save what the fault was seen on, each process its part, and say where; the checkpoints stay as they are."""
+        batch = error.batch or getattr(loop, "step_batches", None)
+        if not batch:
+            return ""
+        path = self.folder / f"failed_batch-{rank()}.pt"
+        torch.save(batch, path)
+        return f" (its batch: {path})"
 
     def share(self, trainer: TrainerConfig) -> Share:
         """This process's part of each optimizer step."""
