@@ -157,12 +157,9 @@ class NumbersGuard(TrainerCallback):
             return
         self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
         if self.in_a_row >= self.patience:
-            first = next(
-                (n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()), ""
-            )
             raise NumericsError(
-                f"step {state.global_step}: the gradient was not a number {self.patience} times in a row, first of "
-                f"{first}{first_bad_weight(model)}; lower trainer.learning_rate, or look at the rows of these steps"
+                f"step {state.global_step}: the gradient was not a number {self.patience} times in a row"
+                f"{first_bad_weight(model)}; lower trainer.learning_rate, or look at the rows of these steps"
             )
         for parameter in model.parameters():
             parameter.grad = None
