@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class Outcome(NamedTuple):
     seconds: float  # from the first step to the last
     losses: list[float]  # of every step
     grad_norms: list[float]
+    parts: dict[str, float] | None = None  # where the seconds went
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Contestant:
     @property
     def seconds(self) -> float:
         return median(outcome.seconds for outcome, _ in self.runs)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Medians of the seconds that went into each part; of a side that tells none, nothing."""
+        told = [outcome.parts for outcome, _ in self.runs if outcome.parts]
+        return {part: median(parts[part] for parts in told) for part in (told[0] if told else ())}
 
     @property
     def memory(self) -> float:
@@ -99,10 +107,14 @@ def python(module: str, *arguments: str) -> list[str]:
 def stage_outcome(folder: Path, stage: str) -> Outcome:
     """Of a stage that ran with outputs=<folder> name=run trainer.log_every=1."""
     logged = map(json.loads, (folder / "run" / stage / "metrics.jsonl").read_text().splitlines())
-    lines = [line for line in logged if "loss" in line]
+    parts: Counter[str] = Counter()
+    lines = []
+    for line in logged:
+        parts.update({key.removeprefix("seconds/"): x for key, x in line.items() if key.startswith("seconds/")})
+        lines += [line] if "loss" in line else []
     manifest = json.loads((folder / "run" / stage / "manifest.json").read_text())
     seconds = manifest["training_seconds"] + manifest.get("reference_seconds", 0.0)
-    return Outcome(seconds, [x["loss"] for x in lines], [x["grad_norm"] for x in lines])
+    return Outcome(seconds, [x["loss"] for x in lines], [x["grad_norm"] for x in lines], dict(parts) or None)
 
 
 def reported_outcome(folder: Path) -> Outcome:
@@ -156,6 +168,7 @@ def results(contestants: Sequence[Contestant], work: Work, peak: dict[str, float
             "target_tokens_per_second": work.targets / c.seconds,
             "peak_memory_mb": c.memory,
             "share_of_matrix_peak": work.flops / c.seconds / (1e9 * peak[c.precision]),
+            "parts": c.parts,
             "repetitions": [{"seconds": outcome.seconds, "peak_memory_mb": memory} for outcome, memory in c.runs],
         }
         for c in contestants
@@ -202,6 +215,17 @@ def table(found: dict[str, Any]) -> str:
         default = f"{ratio['ratio_to_default']:.2f} times the default at {ratio['memory_to_default']:.2f} of its memory"
         best = f"{ratio['ratio_to_best']:.2f} times the best ({ratio['best']}) at {ratio['memory_to_best']:.2f}"
         lines.append(f"\n{precision}: {default}, {best}")
+    return "\n".join(lines)
+
+
+def parts_table(rows: Sequence[dict[str, Any]]) -> str:
+    """In markdown: the seconds of each row, and how many went where."""
+    names = list(dict.fromkeys(part for row in rows for part in row["parts"]))
+    lines = [f"| seconds | {' | '.join(names)} | all |", "|---|" + "---|" * (len(names) + 1)]
+    for row in rows:
+        seconds = median(repetition["seconds"] for repetition in row["repetitions"])
+        cells = [f"{row['parts'][name]:.2f}" if name in row["parts"] else "" for name in names]
+        lines.append(f"| {row['name']}, {row['precision']} | {' | '.join(cells)} | {seconds:.2f} |")
     return "\n".join(lines)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from instruct.readers import past_turns, system_turn, task_turn
 from instruct.templates import document_template
@@ -29,22 +30,36 @@ class PromptData(DataSource):
 
     on_unusable: str = "drop"  # empty prompts, and transcripts that do not end with a reply: error, or drop (counted)
     documents: str | None = field(default=None, metadata=INPUT)  # template file of rows' `documents`; null: ours
+    system: str | None = None  # a system turn for prompts that have none; it changes no row's side of the split
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and where it stands."""
+    """A prompt, where it stands, and what else its row says (an answer to compare with, say)."""
 
     prompt: Prompt
     origin: Origin
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def under(self, system: str | None) -> Asked:
+        """The same below a system turn, unless there is one already."""
+        if system is None or self.prompt[0].role == "system":
+            return self
+        return replace(self, prompt=(Message("system", system), *self.prompt))
 
 
-def read_prompts(data: PromptData) -> Split[Prompt]:
-    """The prompts of a source, split by prompt. The fields of a row tell its form; replies may be missing.
+def read_asked(data: PromptData) -> Split[Asked]:
+    """The prompts of a source with their rows, split by prompt. The fields of a row tell its form; replies may be
+    missing.
 
     Of several turns the prompt is all before the last reply; of questions with follow-ups (`turns`) it is the first.
     """
-    asked = read_split(data, partial(asked_in, documents=data.documents), lambda record: prompt_key(record.prompt))
+    return read_split(data, partial(asked_in, documents=data.documents), lambda record: prompt_key(record.prompt))
+
+
+def read_prompts(data: PromptData) -> Split[Prompt]:
+    """The prompts alone."""
+    asked = read_asked(data)
     return Split([record.prompt for record in asked.train], [record.prompt for record in asked.eval], asked.readings)
 
 
@@ -56,7 +71,7 @@ def asked_in(row: Row, documents: str | None = None) -> list[Asked]:
             if row.has("documents"):
                 render = document_template(documents or "documents").render
                 found = [(*p[:-1], Message(p[-1].role, render(row, p[-1].content))) for p in found]
-            return [Asked(prompt, row.origin) for prompt in found]
+            return [Asked(prompt, row.origin, row.fields) for prompt in found]
     raise row.bad("prompt", f"one of the fields {', '.join(PROMPT_FIELDS)}")
 
 

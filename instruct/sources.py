@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instruct.mixture import balanced, mixed
-from instruct.prompts import PromptData, read_prompts
+from instruct.prompts import Asked, PromptData, read_asked, read_prompts
 from instruct.readers import (
     DOCUMENT_FORMATS,
     MIXTURE,
@@ -63,6 +63,19 @@ def prompts(data: PromptData) -> Split[Prompt]:
     per_family = max(1, (data.limit or 4096) // 16)
     world = World(data.seed)
     return Split(asked(world.tasks("train", per_family)), asked(world.tasks("dev", max(1, per_family // 8))), ())
+
+
+def questions(data: PromptData) -> Split[Asked]:
+    """The same with what else their rows say, below the source's system turn where it names one."""
+    found = numbered(prompts(data)) if data.path == WORLD else read_asked(data)
+    train, held = ([asked.under(data.system) for asked in side] for side in (found.train, found.eval))
+    return Split(train, held, found.readings)
+
+
+def numbered(found: Split[Prompt]) -> Split[Asked]:
+    """Prompts of the world by their place on their side; their rows say nothing else."""
+    train, held = ([Asked(p, Origin(WORLD, i)) for i, p in enumerate(side, 1)] for side in (found.train, found.eval))
+    return Split(train, held, found.readings)
 
 
 def holds_text(data: Source) -> bool:

@@ -41,13 +41,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class ModelConfig:
     """Which model a stage starts from, and what its files may do."""
 
-    path: str = field(
-        default=MISSING, metadata=INPUT
-    )  # an artefact of an earlier stage, a transformers folder, or a hub name
+    path: str = field(default=MISSING, metadata=INPUT)  # an artefact of a stage, a transformers folder, or a hub name
     dtype: str = "float32"  # of the weights: float32, bfloat16 or float16
-    chat_template: str | None = field(
-        default=None, metadata=INPUT
-    )  # a Jinja file for a base without a template; None: role tokens are added
+    chat_template: str | None = field(default=None, metadata=INPUT)  # Jinja file, of a base without; null: role tokens
     allow_pickle: bool = False  # load .bin or .pt weights (tensors only, never code)
     trust_remote_code: bool = False  # run the Python files that a model folder brings
 
@@ -58,7 +54,7 @@ class ModelConfig:
 
 def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, with a chat template where `cfg` names one. It must have an end-of-text token."""
-    tokenizer = _read(folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=cfg.trust_remote_code)
+    tokenizer = _read_tokenizer(folder, cfg)
     if tokenizer.eos_token_id is None:
         raise ArtifactError(f"{folder}: the tokenizer has no end-of-text token; set eos_token in tokenizer_config.json")
     if cfg.chat_template is not None:
@@ -69,8 +65,8 @@ def load_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
         if tokenizer.chat_template not in (None, template):
             raise ArtifactError(
                 f"{folder}: its chat template has digest {template_digest(tokenizer.chat_template)}, "
-                f"model.chat_template "
-                f"{cfg.chat_template} has {template_digest(template)}; a later stage keeps the template of its parent"
+                f"model.chat_template {cfg.chat_template} has {template_digest(template)}; a later stage keeps its "
+                "parent's"
             )
         tokenizer.chat_template = template
     return tokenizer
@@ -114,10 +110,7 @@ def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = Fals
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model and its tokenizer."""
-    config = without_dropout(_checked_config(folder, cfg))
-    if not _is_classifier(config):
-        raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
-    tokenizer = load_tokenizer(folder, cfg)
+    config, tokenizer = _scorer_config(folder, cfg), load_tokenizer(folder, cfg)
     if (record := read_record(folder)) is not None:
         base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
         model = put_adapter(scorer_on(grow(base, config.vocab_size), config), folder, record)
@@ -132,6 +125,25 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
     text = model.config.get_text_config()
     if text.pad_token_id is None:  # its own forward takes no batch without one; the scores that are read need none
         text.pad_token_id = tokenizer.eos_token_id
+    _check_sizes(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def speaks_chat(folder: str, cfg: ModelConfig) -> bool:
+    """Whether a classifier's tokenizer has a chat template, or is given one, so that `load_scorer` is for it."""
+    _scorer_config(folder, cfg)
+    return cfg.chat_template is not None or _read_tokenizer(folder, cfg).chat_template is not None
+
+
+def load_classifier(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A sequence classifier of any kind, an encoder too, and the tokenizer by which it reads texts, able to pad."""
+    config, tokenizer = _scorer_config(folder, cfg), _read_tokenizer(folder, cfg)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ArtifactError(f"{folder}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    read, options = AutoModelForSequenceClassification.from_pretrained, _load_options(cfg)
+    model = _read(folder, "weights", read, config=config, **{**options, "attn_implementation": None})
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
 
@@ -194,6 +206,17 @@ def _language_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
     if _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")
     return config
+
+
+def _scorer_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+    config = without_dropout(_checked_config(folder, cfg))
+    if not _is_classifier(config):
+        raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")
+    return config
+
+
+def _read_tokenizer(folder: str, cfg: ModelConfig) -> PreTrainedTokenizerBase:
+    return _read(folder, "tokenizer", AutoTokenizer.from_pretrained, trust_remote_code=cfg.trust_remote_code)
 
 
 def _checked_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:

@@ -21,7 +21,7 @@ from models.options import INPUT
 from models.scorer import AXES, axes_of, score_trees
 from reward.metrics import ensemble
 
-COMBINED = ("mean", "worst", "cautious")
+COMBINED = ("mean", "worst", "cautious", "lower_bound")
 
 
 @dataclass
@@ -39,19 +39,25 @@ class AxisWeights:
 
 
 @dataclass(kw_only=True)
-class EnsembleConfig:
-    """Which reward models judge, and how several are read as one."""
+class MembersConfig:
+    """Which reward models are read as one, and how."""
 
     models: list[str] = field(default_factory=list, metadata=INPUT)  # reward models; several are read as one
-    combine: str = "mean"  # of several, on each axis: mean, worst (the lowest), or cautious (mean less variance)
-    uncertainty_coef: float = 1.0  # of combine=cautious: mean - uncertainty_coef * variance
-    weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes in the overall score
+    combine: str = "mean"  # of several, on each axis: mean, worst, cautious (less variance), lower_bound (less std)
+    uncertainty_coef: float = 1.0  # times what combine=cautious and combine=lower_bound take from the mean
 
     def __post_init__(self) -> None:
         if self.combine not in COMBINED:
             raise ConfigError(f"combine={self.combine}: expected one of {', '.join(COMBINED)}")
         if not 0 <= self.uncertainty_coef < float("inf"):
             raise ConfigError(f"uncertainty_coef={self.uncertainty_coef}: expected 0 or more")
+
+
+@dataclass(kw_only=True)
+class EnsembleConfig(MembersConfig):
+    """Which reward models judge, how several are read as one, and what they say in one number."""
+
+    weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes in the overall score
 
 
 class Replies(NamedTuple):
@@ -75,10 +81,15 @@ class RewardModel:
         return score_trees(self.model, trees, self.layout)
 
     def of_texts(self, asked: Sequence[Replies]) -> Tensor:
-        """The same of texts; where they exceed the room, prompts lose their beginning and replies their end."""
+        """The same of texts, as `read` has it."""
+        return self.read(self.trees(asked))
+
+    def read(self, trees: Sequence[Tree]) -> Tensor:
+        """The same of trees of any length; where they exceed the room, prompts lose their beginning and replies their
+        end."""
         # A reply of targets alone keeps half of the room at least, so that every tree fits once it is cut.
-        trees = [fit(tree, self.room) or tree for tree in self.trees(asked)]
-        return self(trees if self.layout.tree else [row for tree in trees for row in separate(tree)])
+        cut = [fit(tree, self.room) or tree for tree in trees]
+        return self(cut if self.layout.tree else [row for tree in cut for row in separate(tree)])
 
     def trees(self, asked: Sequence[Replies]) -> list[Tree]:
         """The whole texts in the model's tokens; an empty reply is its end alone."""
@@ -125,8 +136,7 @@ class RewardEnsemble:
 
     def combined(self, each: Tensor) -> Tensor:
         """(M, R, A) to (R, A), as `combine` says."""
-        found = ensemble(each, uncertainty_coef=self.cfg.uncertainty_coef)
-        return getattr(found, self.cfg.combine)
+        return combined(each, self.cfg)
 
     def overall(self, scores: Tensor) -> Tensor:
         """The mean of the axes by their weights, (..., A) to (...)."""
@@ -134,3 +144,8 @@ class RewardEnsemble:
         if not weights.sum() > 0:
             raise ConfigError(f"weights: none is above 0 on the models' axes {', '.join(self.axes)}")
         return scores @ weights / weights.sum()
+
+
+def combined(each: Tensor, cfg: MembersConfig) -> Tensor:
+    """What members (M, R, A) say together, (R, A), as `cfg.combine` has it."""
+    return getattr(ensemble(each, uncertainty_coef=cfg.uncertainty_coef), cfg.combine)

@@ -78,13 +78,15 @@ class Ensemble(NamedTuple):
     mean: Tensor
     worst: Tensor
     cautious: Tensor  # mean - coefficient * variance
+    lower_bound: Tensor  # mean - coefficient * std
     std: Tensor  # how much the members disagree
 
 
 def ensemble(rewards: Tensor, *, uncertainty_coef: float) -> Ensemble:
     """rewards: (M, N), one row a member. The variance is the population's (Coste et al. 2023)."""
     mean, variance = rewards.mean(0), rewards.var(0, unbiased=False)
-    return Ensemble(mean, rewards.amin(0), mean - uncertainty_coef * variance, variance.sqrt())
+    std = variance.sqrt()
+    return Ensemble(mean, rewards.amin(0), mean - uncertainty_coef * variance, mean - uncertainty_coef * std, std)
 
 
 def correlation(x: Tensor, y: Tensor) -> float | None:

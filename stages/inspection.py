@@ -11,7 +11,6 @@ from instruct.audit.judging import judgements
 from instruct.audit.kinds import Marks
 from instruct.audit.losses import answer_trees, bare_trees, difficulties, losses, plain_trees, text_start
 from instruct.audit.outliers import high_outliers, lowest
-from instruct.audit.plugins import named_function
 from instruct.audit.source import read_source
 from instruct.audit.toxicity import listed_words
 from instruct.readers import InstructionData
@@ -19,7 +18,8 @@ from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_language_model, load_scorer, load_tokenizer, max_positions
-from models.options import INPUT
+from models.options import CODE, INPUT
+from models.plugins import named_function
 from models.scorer import AXES, score_trees
 from train.run import Run, StageConfig
 
@@ -38,8 +38,12 @@ class Inspection(StageConfig):
     data: InstructionData
     against: list[str] = field(default_factory=list, metadata=INPUT)  # evaluation files: their prompts mark rows
     limits: Limits = field(default_factory=Limits)
-    toxicity: str | None = None  # module:function, texts -> scores in [0, 1]; null: a short list of words
-    judge: str | None = None  # module:function, (prompt, answer) -> a score in [0, 1], or None
+    toxicity: str | None = field(
+        default=None, metadata=CODE
+    )  # module:function, texts -> scores in [0, 1]; null: a short list of words
+    judge: str | None = field(
+        default=None, metadata=CODE
+    )  # module:function, (prompt, answer) -> a score in [0, 1], or None
     judge_seconds: float = 30.0  # that one call of the judge may take
     model: OptionalModel = field(default_factory=OptionalModel)
     reward: OptionalModel = field(default_factory=OptionalModel)

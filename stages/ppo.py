@@ -10,28 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instruct.prompts import PromptData
+from instruct.prompts import Asked, PromptData
 from instruct.readers import WORLD, InstructionData
-from instruct.sources import prompts, replay
+from instruct.sources import questions, replay
 from instruct.supervised import SupervisedRows, document_trees
 from models.adapters import AdapterConfig
-from models.chat import ChatFormat, Prompt
+from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.generation import Sample, end_tokens
 from models.layout import LayoutConfig
-from models.loading import ModelConfig, load_policy, load_scorer, max_positions, same_tokenizer
+from models.loading import ModelConfig, load_policy, max_positions
 from models.options import INPUT
-from rl.actor_critic import ActorCritic, critic_from
+from reward.sources import RewardSources
+from rl.actor_critic import ActorCritic
 from rl.config import RLConfig
 from rl.experience import Controls
 from rl.loop import Minibatches, RLBatches
 from rl.objective import PolicyObjective
 from rl.rollout import Question, Ranks, RolloutEngine, Scorer, freeze
 from rl.selection import Selection
-from stages.policy_scorers import ModelScorer, critic_weights
+from stages.critics import starting_critic
+from stages.reward_terms import RewardTerms, reward_terms
 from stages.rollout_log import RolloutLog
 from stages.world_panel import world_gold
 from train.artifact import Artifact
@@ -48,7 +49,7 @@ class PPOStage(StageConfig):
     """conf/ppo.yaml"""
 
     data: PromptData
-    reward: ModelConfig = field(default_factory=ModelConfig)
+    reward: RewardSources
     referee: str | None = field(default=None, metadata=INPUT)  # a reward model of other data: picks the checkpoint
     ptx: InstructionData | None = None  # pretraining text for rl.ptx_coef
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -66,13 +67,16 @@ def run(cfg: PPOStage) -> Artifact:
             return run.sealed
         policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model, cfg.adapter)
         chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
-        reward, critic = reward_and_critic(cfg, run, tokenizer)
-        model = ActorCritic(policy, reference(cfg, run), critic)
+        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say)
+        check_constraint(cfg.rl, reward.columns)
+        critic = starting_critic(cfg.rl, reward, cfg.reward, lambda: starting_policy(cfg, run), run.say)
+        reference = freeze(starting_policy(cfg, run, quantised=cfg.adapter.quantised))
+        model = ActorCritic(policy, reference, critic)
         engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward)
-        data = prompts(cfg.data)
-        train, held = questions(data.train, chat, room), questions(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
+        data = questions(cfg.data)
+        train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        judge = referee(cfg, run, reward)
+        judge = referee(cfg, run, tokenizer, reward)
 
         def text(sample: Sample) -> str:
             return chat.text(sample.ids)
@@ -118,31 +122,24 @@ def run(cfg: PPOStage) -> Artifact:
         return sealed
 
 
-def reward_and_critic(
-    cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase
-) -> tuple[ModelScorer, tuple[nn.Module, nn.Linear] | None]:
-    """The frozen reward model, and a critic that starts as a copy of it. Both read the policy's own token ids."""
-    folder = run.input(cfg.reward.path, "reward")
-    reward_model, reward_tokenizer = load_scorer(folder, cfg.reward)
-    same_tokenizer(tokenizer, reward_tokenizer, cfg.reward.path)
-    scorer = ModelScorer(freeze(reward_model), cfg.layout)
-    if not cfg.rl.kind.critic:
-        return scorer, None
-    return scorer, critic_from(load_scorer(folder, cfg.reward)[0], critic_weights(cfg.rl, scorer))
-
-
-def referee(cfg: PPOStage, run: Run, reward: ModelScorer) -> ModelScorer:
-    """The reward model that picks the checkpoint: one of other data where there is one."""
+def referee(cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms) -> RewardTerms:
+    """What picks the checkpoint: a reward model of other data where there is one."""
     if cfg.referee is None:
-        run.say("no referee=: the reward model that the policy learns from picks the checkpoint, too")
+        run.say("no referee=: the reward that the policy learns from picks the checkpoint, too")
         return reward
-    return ModelScorer(freeze(load_scorer(run.input(cfg.referee, "reward"), cfg.reward)[0]), cfg.layout)
+    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say)
 
 
-def reference(cfg: PPOStage, run: Run) -> PreTrainedModel:
-    """A frozen copy of the starting policy."""
-    found, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model, quantised=cfg.adapter.quantised)
-    return freeze(found)
+def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
+    """Raise ConfigError where what is to be held is not scored."""
+    if cfg.constraint.limit is not None and cfg.constraint.axis not in columns:
+        raise ConfigError(f"rl.constraint.axis={cfg.constraint.axis}: expected one of {', '.join(columns)}")
+
+
+def starting_policy(cfg: PPOStage, run: Run, *, quantised: bool = False) -> PreTrainedModel:
+    """A copy of the policy as it starts."""
+    found, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model, quantised=quantised)
+    return found
 
 
 def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer) -> RolloutEngine:
@@ -159,10 +156,10 @@ def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Sc
     )
 
 
-def questions(conversations: Sequence[Prompt], chat: ChatFormat, room: int) -> list[Question]:
+def fitting(asked: Sequence[Asked], chat: ChatFormat, room: int) -> list[Question]:
     """The prompts that leave room for a response."""
-    fitting = [(p, ids) for p in conversations if len(ids := chat.prompt(p)) <= room]
-    return [Question(number, prompt, ids) for number, (prompt, ids) in enumerate(fitting)]
+    found = [(a, ids) for a in asked if len(ids := chat.prompt(a.prompt)) <= room]
+    return [Question(number, a.prompt, ids, a.fields) for number, (a, ids) in enumerate(found)]
 
 
 def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> SupervisedRows | None:

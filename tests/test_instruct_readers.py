@@ -15,6 +15,7 @@ from real_data import real
 
 from instruct.prompts import PromptData, read_prompts
 from instruct.readers import DOCUMENT_FORMATS, FORMATS, InstructionData, read_documents, read_instructions
+from instruct.sources import prompts, questions
 from models.chat import Message
 from models.errors import BadRow, ConfigError, DataError
 
@@ -286,6 +287,26 @@ def test_prompts_and_instructions_hold_out_the_same(tmp_path: Path) -> None:
     instructions = read_instructions(InstructionData(path=path, format="alpaca", eval_fraction=0.3, seed=4))
     prompts = read_prompts(PromptData(path=path, eval_fraction=0.3, seed=4))
     assert prompts.eval == [i.messages[:-1] for i in instructions.eval] and prompts.eval
+
+
+def test_a_question_has_what_else_its_row_says(tmp_path: Path) -> None:
+    """A row of gsm8k, and one of the world, which says nothing of what is right."""
+    row = {"question": "1 + 1?", "answer": "It is 2. #### 2"}
+    [question] = questions(PromptData(path=saved(tmp_path, row), eval_fraction=0.0)).train
+    assert (question.prompt, question.fields["answer"]) == ((user("1 + 1?"),), "It is 2. #### 2")
+    found = questions(PromptData(path="world", limit=16))
+    assert [asked.prompt for asked in found.train] == prompts(PromptData(path="world", limit=16)).train
+    assert not any(asked.fields for asked in (*found.train, *found.eval))
+
+
+def test_a_system_turn_stands_before_prompts_without_one_and_moves_no_row(tmp_path: Path) -> None:
+    own = {"messages": [{"role": "system", "content": "Own."}, {"role": "user", "content": "0"}]}
+    path = saved(tmp_path, own, *({"prompt": str(i)} for i in range(40)))
+    plain, under = (questions(PromptData(path=path, eval_fraction=0.3, system=text)) for text in (None, "Be brief."))
+    for before, after in ((plain.train, under.train), (plain.eval, under.eval)):
+        assert [a.prompt[-1] for a in after] == [b.prompt[-1] for b in before] and after
+    first = {asked.prompt[0] for asked in (*under.train, *under.eval)}
+    assert first == {Message("system", "Own."), Message("system", "Be brief.")}
 
 
 # --- configs and real files -------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def read_as_one(members: list[Member], layout: LayoutConfig = LAYOUT, **options:
     return RewardEnsemble([RewardModel(*member, layout) for member in members], EnsembleConfig(**options))
 
 
-@pytest.mark.parametrize("combine", ["mean", "worst", "cautious"])
+@pytest.mark.parametrize("combine", ["mean", "worst", "cautious", "lower_bound"])
 def test_one_model_read_as_an_ensemble_is_that_model(members: list[Member], combine: str) -> None:
     model, tokenizer = members[0]
     trees = trees_of(tokenizer)
@@ -52,6 +52,8 @@ def test_a_call_on_trees_combines_the_members_axis_by_axis(members: list[Member]
     variance = ((each - each.mean(0)) ** 2).mean(0)
     cautious = read_as_one(members, combine="cautious", uncertainty_coef=0.5)(trees)
     torch.testing.assert_close(cautious, each.mean(0) - 0.5 * variance)
+    bound = read_as_one(members, combine="lower_bound", uncertainty_coef=0.5)(trees)
+    torch.testing.assert_close(bound, each.mean(0) - 0.5 * variance.sqrt())
 
 
 @pytest.mark.parametrize("tree", [True, False])

@@ -82,9 +82,9 @@ def test_ensemble_reference_numbers(inputs, expected):
 
 
 def test_ensemble_by_hand():
-    got = ensemble(double([[1.0], [3.0]]), uncertainty_coef=0.5)
-    # mean 2, population variance 1
-    assert [float(x) for x in got] == [2.0, 1.0, 1.5, 1.0]
+    got = ensemble(double([[0.0], [4.0]]), uncertainty_coef=0.25)
+    # mean 2, population variance 4, standard deviation 2
+    assert [float(x) for x in got] == [2.0, 0.0, 1.0, 1.5, 2.0]
 
 
 def test_correlation_by_hand():

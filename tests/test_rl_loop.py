@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.chat import ChatFormat, Message
 from models.errors import ConfigError, NumericsError
 from models.layout import Batch, LayoutConfig, Tree
-from models.loading import ModelConfig, load_policy
+from models.loading import ModelConfig, load_policy, tokenizer_digest
 from models.scorer import reward_model_from, score_trees
+from reward.ensemble import MembersConfig, RewardModel
+from reward.members import Member
 from rl.actor_critic import ActorCritic, critic_from
 from rl.algorithms import ALGORITHMS
 from rl.config import AxisWeights, ConstraintConfig, FinalWeights, KLConfig, RLConfig, ScoreConfig
@@ -23,7 +26,8 @@ from rl.loop import Minibatches, RLBatches
 from rl.objective import PolicyObjective, check_first_ratio
 from rl.rollout import Answers, Question, Ranks, Rollout, RolloutEngine, freeze
 from rl.selection import Selection
-from stages.policy_scorers import ModelScorer, critic_weights
+from stages.critics import critic_weights
+from stages.reward_terms import RewardTerms, main_term
 
 PROMPTS = [(Message("user", f"what is the capital of {name} ?"),) for name in ("peru", "spain", "chad", "mali")]
 GROUPS = [name for name, algorithm in ALGORITHMS.items() if algorithm.groups]
@@ -32,6 +36,12 @@ GROUPS = [name for name, algorithm in ALGORITHMS.items() if algorithm.groups]
 def config(**changes: object) -> RLConfig:
     standard = {"rollouts": 2, "prompts": 8, "epochs": 2, "max_new_tokens": 6, "samples": 2}
     return RLConfig(**{**standard, **changes})
+
+
+def scorer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> RewardTerms:
+    """A reward model that reads the policy's own tokens."""
+    member = Member(RewardModel(freeze(model), tokenizer, LayoutConfig()), None, tokenizer_digest(tokenizer), "reward")
+    return RewardTerms([main_term([member], MembersConfig())], ChatFormat(tokenizer), None)
 
 
 class Parts:
@@ -44,7 +54,7 @@ class Parts:
         reward_model, critic = (
             reward_model_from(self.policy, self.tokenizer, torch.Generator().manual_seed(1)) for _ in range(2)
         )
-        self.scorer = ModelScorer(freeze(reward_model), LayoutConfig())
+        self.scorer = scorer_of(reward_model, self.tokenizer)
         valued = critic_from(critic, critic_weights(cfg, self.scorer)) if cfg.kind.critic else None
         self.model = ActorCritic(self.policy, freeze(reference), valued)
         self.chat, self.cfg, self.told, self.tmp_path = ChatFormat(self.tokenizer), cfg, [], tmp_path
@@ -130,7 +140,7 @@ def test_the_critics_of_a_whole_response_are_the_weighted_reward_and_the_cost(
     reward_model.config.reward_mean, reward_model.config.reward_std = [1.0, -2.0, 0.5], [2.0, 0.5, 4.0]
     scores = score_trees(reward_model, [Tree.of([5, 6, 7], [[8, 9]])], LayoutConfig())[0]
     parts.cfg.weights = AxisWeights(helpful=1.0, honest=0.5, harmless=2.0)
-    backbone, head = critic_from(reward_model, critic_weights(parts.cfg, ModelScorer(reward_model, LayoutConfig())))
+    backbone, head = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
     hidden = backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
     torch.testing.assert_close(head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
 

@@ -100,7 +100,7 @@ def test_gradients_without_numbers_end_with_5_their_batch_and_the_checkpoints_ke
     assert "step 4: the gradient was not a number 5 times in a row; lower trainer.learning_rate" in ended.error
     assert str(Path("ppo") / "failed_batch-0.pt") in ended.error
     [batch] = torch.load(folder / "failed_batch-0.pt", weights_only=True)
-    assert {"tokens", "advantages", "old_logprobs"} <= batch.keys()
+    assert {"target", "advantages", "old_logprobs"} <= batch.keys()
     assert (folder / "checkpoints/checkpoint-4/complete.json").is_file()
 
 

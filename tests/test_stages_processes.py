@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command import ENVIRONMENT, run, stage
-from tiny_data import INSTRUCTIONS, STEPS, written
+from tiny_data import INSTRUCTIONS, ROLLOUTS, STEPS, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # A warm-up, a schedule, clipping and weight decay that all bite, so that whoever drops one of them is seen.
@@ -64,3 +64,29 @@ def test_two_processes_follow_the_losses_of_one_and_seal_its_model(
     manifest = json.loads((found / "manifest.json").read_text())
     assert manifest["hardware"]["processes"] == 2
     assert manifest["metrics"] == pytest.approx(json.loads((alone / "manifest.json").read_text())["metrics"], abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_two_processes_roll_out_together_what_one_rolls_out(algorithm: str, tiny: Path, tmp_path: Path) -> None:
+    options = (
+        *("data=prompts", f"data.path={tiny / 'prompts.jsonl'}", f"model.path={tiny / 'outputs/tiny/sft'}"),
+        *(f"reward.path={tiny / 'outputs/tiny/reward'}", f"rl.algorithm={algorithm}", "rl.samples=2", *ROLLOUTS),
+        *("rl.rollouts=2", "rl.max_update_kl=10", "trainer.batch_size=4", "trainer.learning_rate=1e-3"),
+        "trainer.epsilon=1e-3",  # or the first steps of Adam are the signs of rounding errors
+        f"outputs={tmp_path}",
+    )
+    for name, processes in (("alone", 1), ("together", 2)):
+        ended = stage("ppo", *options, f"name={name}", cwd=tmp_path, processes=processes, limit=500)
+        assert ended.code == 0, ended.stderr
+    alone, together = (logged_numbers(tmp_path / name / "ppo") for name in ("alone", "together"))
+    assert len(alone) == len(together) > 4
+    for ours, theirs in zip(alone, together, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    looks = [json.loads((tmp_path / name / "ppo/looks/2.json").read_text()) for name in ("alone", "together")]
+    assert looks[0]["answers"] == looks[1]["answers"]
+
+
+def logged_numbers(folder: Path) -> list[dict[str, float]]:
+    """Every line of the log, less what the clock says."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]

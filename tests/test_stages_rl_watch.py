@@ -90,8 +90,8 @@ def test_wandb_keeps_curves_histograms_samples_and_alerts(ended: Ended, folder: 
             name = item.key or "/".join(item.nested_key)
             logged.setdefault(name, []).append(json.loads(item.value_json))
     assert len(logged["objective/kl"]) == 4 and len(logged["held_out/proxy"]) == 3
-    assert [value["_type"] for value in logged["rollout/kl"]] == ["histogram"] * 3
-    assert [value["_type"] for value in logged["rollout/samples"]] == ["table-file"] * 3
+    assert logged["rollout/kl/_type"] == logged["rollout/length/_type"] == ["histogram"] * 3
+    assert logged["rollout/samples/_type"] == ["table-file"] * 3
 
 
 def test_the_report_shows_the_course_of_a_policy_before_any_evaluation(folder: Path, tiny: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ArtifactError
-from models.options import INPUT, RUNTIME
+from models.options import CODE, INPUT, RUNTIME
 from train import records
 from train.artifact import MANIFEST, RUN_RECORD, seal
 from train.records import differences, record_of, recorded
@@ -39,6 +39,11 @@ class Stage:
 @dataclass
 class Compared:
     models: dict[str, str] = field(default_factory=dict, metadata=INPUT)
+
+
+@dataclass
+class Judged:
+    judge: str | None = field(default=None, metadata=CODE)
 
 
 @pytest.fixture
@@ -205,3 +210,21 @@ def test_the_manifest_counts_before_the_run_record(tmp_path: Path) -> None:
 def test_a_broken_record_is_empty(tmp_path: Path, content: str) -> None:
     (tmp_path / RUN_RECORD).write_text(content)
     assert recorded(tmp_path) == {}
+
+
+def test_a_function_counts_by_its_name_and_by_what_stands_in_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "judges_of_records.py"
+    file.write_text("def kind(): ...\ndef strict(): ...\n")
+    before, other, none = (
+        record_of("sft", Judged(judge)) for judge in ("judges_of_records.kind", "judges_of_records.strict", None)
+    )
+    assert len({record["identity"] for record in (before, other, none)}) == 3
+    file.write_text("def kind(): return 1\n")
+    after = record_of("sft", Judged("judges_of_records.kind"))
+    assert after["identity"] != before["identity"]
+    [line] = differences(before, after)
+    assert line.startswith("judge (its content changed")

@@ -13,7 +13,7 @@ from omegaconf import MISSING, OmegaConf
 
 from train.digests import config_leaves
 from train.help import options
-from train.schemas import schema_node
+from train.schemas import schema_node, without_plus
 
 
 @dataclass
@@ -58,6 +58,22 @@ def test_a_whole_dictionary_and_a_plus_mean_the_same() -> None:
 def test_an_option_that_a_named_entry_lacks_is_refused(wrong: str) -> None:
     with pytest.raises(HydraException):
         composed("part.sources.x.path=b", wrong)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("+part.sources.x.limit=3", "part.sources.x.limit=3"),
+        ("++part.sources.x.limit=3", "part.sources.x.limit=3"),
+        ("part.sources.x.limit=3", "part.sources.x.limit=3"),
+        ("+part.models.a=b", "+part.models.a=b"),
+        ("+part.nothing.x.y=3", "+part.nothing.x.y=3"),
+        ("+seed=3", "+seed=3"),
+        ("~seed", "~seed"),
+    ],
+)
+def test_a_plus_before_an_option_below_a_name_is_not_needed_and_not_wrong(typed: str, said: str) -> None:
+    assert without_plus(typed, Whole) == said
 
 
 def test_leaves_of_named_entries_carry_the_marks_of_the_field() -> None:

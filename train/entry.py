@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models.errors import ConfigError, HHHError, ResourceError
 from train.help import help_text, options
-from train.schemas import schema_node
+from train.schemas import schema_node, without_plus
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -45,7 +45,7 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
         print(help_text(stage, schema, inspect.getdoc(inspect.getmodule(run)) or ""))
         return
     debug = any(argument.replace(" ", "") == "debug=true" for argument in sys.argv[1:])
-    sys.argv[1:] = [*QUIET, *sys.argv[1:]]
+    sys.argv[1:] = [*QUIET, *(without_plus(argument, schema) for argument in sys.argv[1:])]
     try:
         main()
     except Exception as error:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.plugins import file_of, named_function
 from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifact
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 
@@ -71,9 +72,11 @@ def can_differ(difference: str) -> bool:
 
 
 def _inputs(cfg: Any) -> dict[str, dict[str, Any]]:
-    """Every configured file or folder with the digest of what it holds. A hub name stands for itself."""
+    """Every configured file, folder or function with the digest of what it holds. A hub name stands for itself."""
     found: dict[str, dict[str, Any]] = {}
     for name, value, meta in config_leaves(cfg):
+        if value is not None and meta.get("code"):
+            found[name] = _code(name, value)
         if not meta.get("input") or value is None:
             continue
         if isinstance(value, list):
@@ -81,6 +84,11 @@ def _inputs(cfg: Any) -> dict[str, dict[str, Any]]:
         else:
             found[name] = _input(value)
     return found
+
+
+def _code(option: str, value: str) -> dict[str, Any]:
+    file = file_of(named_function(option, value))
+    return {"path": value, "digest": digest([value, file_digest(file) if file else None])}
 
 
 def _input(value: str) -> dict[str, Any]:

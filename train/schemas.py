@@ -21,6 +21,20 @@ def schema_node(schema: type, arguments: Sequence[str]) -> DictConfig:
     return node
 
 
+def without_plus(argument: str, schema: type) -> str:
+    """An option below a name that is the person's own, without the `+` which Hydra wants for a new one: `schema_node`
+    has put the name there. Any other argument as it is."""
+    option, kind = argument.lstrip("+"), schema
+    for part in re.split("[=~]", option)[0].split(".")[:-2]:
+        hint = get_type_hints(kind).get(part)
+        if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
+            return option
+        if not dataclasses.is_dataclass(hint):
+            break
+        kind = hint
+    return argument
+
+
 def _open(node: DictConfig, schema: type, typed: Sequence[Sequence[str]]) -> None:
     for name, hint in get_type_hints(schema).items():
         if dataclasses.is_dataclass(hint):
