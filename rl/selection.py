@@ -16,7 +16,7 @@ from models.errors import NumericsError
 from models.finite import first_bad_weight
 from models.generation import Sample
 from rl.config import RLConfig
-from rl.rollout import Answers, Question, RolloutEngine, Scorer
+from rl.rollout import Answers, Question, RolloutEngine, Scorer, judged
 
 
 class Selection:
@@ -94,7 +94,7 @@ class Selection:
     def _measure(self, iteration: int, generators: Sequence[torch.Generator]) -> dict[str, float]:
         def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[tuple[Answers, Tensor, tuple[Tensor, ...]]]:
             answers = self.engine.generate([question for question, _ in part], 1, [g for _, g in part])
-            scores = [judge(answers) for judge in self.judges.values()]
+            scores = [judged(judge, answers) for judge in self.judges.values()]
             return list(zip(answers, self.engine.drift(answers), zip(*scores, strict=True), strict=True))
 
         seen = self.engine.ranks.spread(list(zip(self.questions, generators, strict=True)), work)

@@ -98,7 +98,7 @@ def test_gradients_without_numbers_end_with_5_their_batch_and_the_checkpoints_ke
     assert ended.code == 5, ended.stderr
     folder = tmp_path / "outputs/default/ppo"
     assert "step 4: the gradient was not a number 5 times in a row; lower trainer.learning_rate" in ended.error
-    assert str(Path("ppo") / "failed_batch-0.pt") in ended.error
+    assert str(Path("ppo") / "failed_batch-0.pt") in ended.stderr
     [batch] = torch.load(folder / "failed_batch-0.pt", weights_only=True)
     assert {"target", "advantages", "old_logprobs"} <= batch.keys()
     assert (folder / "checkpoints/checkpoint-4/complete.json").is_file()
@@ -125,6 +125,28 @@ def test_a_policy_whose_weights_are_no_numbers_ends_with_5_and_their_name(
         ended = stage("ppo", *options, f"model.path={broken}", f"data.eval_fraction={held_out}", cwd=tmp_path)
         assert ended.code == 5, ended.stderr
         assert "model.norm.weight are not numbers" in ended.error and said in ended.error
+
+
+def test_a_reward_without_a_number_ends_with_5_and_keeps_the_answers(options: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def f(prompts, **_): return [float('nan')] * len(prompts)")
+    ended = stage("ppo", *options, "+reward.also.mine.function=rewards.f", cwd=tmp_path)
+    assert ended.code == 5 and "mine is nan for a response to prompt" in ended.error
+    answers = torch.load(tmp_path / "outputs/default/ppo/failed_batch-0.pt", weights_only=True)
+    assert [(number, len(samples)) for number, _, samples in answers] == [(0, 1), (1, 1)]  # the held-out prompts
+
+
+def test_a_constant_reward_is_told_and_teaches_exactly_nothing(options: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def f(prompts, **_): return [0.3] * len(prompts)")
+    flat = ("reward.path=null", "+reward.also.mine.function=rewards.f", "rl.score.missing_end_penalty=0")
+    group = ("rl.algorithm=grpo", "rl.samples=2", "rl.kl.coef=0", "rl.kl.adaptive=false", "trainer.weight_decay=0")
+    ended = stage("ppo", *options, *flat, *group, cwd=tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert ended.stderr.count("constant reward: every response of the rollout scored the same") == 1
+    start = next(option for option in options if option.startswith("model.path=")).removeprefix("model.path=")
+    before, after = (
+        load_file(Path(at) / "model/model.safetensors") for at in (start, tmp_path / "outputs/default/ppo")
+    )
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_without_held_out_prompts_nothing_is_measured_and_it_is_said(options: tuple[str, ...], tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, NumericsError) and error.batch:
+            path = self.folder / f"failed_batch-{rank()}.pt"
+            torch.save(error.batch, path)
+            self.say(f"what was no number came of the batch in {path}")
         self._close()
 
     def input(self, path: str, kind: str) -> str:
@@ -191,17 +195,9 @@ class Run:
             done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             check_weights(loop.model, loop.state.global_step)
         except NumericsError as error:
-            raise NumericsError(f"{error}{self._keep_batch(error, loop)}") from error
+            error.batch = error.batch or getattr(loop, "step_batches", None)
+            raise
         self.training["training_seconds"] = done.metrics["train_runtime"]
-
-    def _keep_batch(self, error: NumericsError, loop: Trainer) -> str:
-        """Save what the fault was seen on, each process its part, and say where; the checkpoints stay as they are."""
-        batch = error.batch or getattr(loop, "step_batches", None)
-        if not batch:
-            return ""
-        path = self.folder / f"failed_batch-{rank()}.pt"
-        torch.save(batch, path)
-        return f" (its batch: {path})"
 
     def share(self, trainer: TrainerConfig) -> Share:
         """This process's part of each optimizer step."""
