@@ -39,6 +39,7 @@ class RolloutLog:
 
     def start(self, look: Callable[[int, float], str | None]) -> None:
         """The look at the policy as it is before any rollout."""
+        self.run.begin_log()
         look(0, 0.0)
         self._log_look(step=0)
 

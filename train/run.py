@@ -213,6 +213,10 @@ class Run:
         found, _ = checkpoints.newest(self.checkpoints)
         return (found or self.checkpoints) / name
 
+    def begin_log(self) -> None:
+        """Forget what was logged by a run that was cut off before its first checkpoint."""
+        MetricsLog(self.folder / "metrics.jsonl", self.tracker).keep_until(-1)
+
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Metrics beside the trainer's own."""
         if rank() == 0:
