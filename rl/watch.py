@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rl.experience import Controls, Experience
+from rl.mismatch import sampler_mismatch
 
 
 def rollout_metrics(found: Experience, controls: Controls, columns: Sequence[str]) -> dict[str, float]:
     """columns: of the scores."""
     rollout, mask = found.rollout, found.rollout.mask
+    mismatch = sampler_mismatch(rollout.tokens["logprobs"], rollout.tokens["sampler_logprobs"], mask)
     metrics = {
         "objective/kl": float(found.kl.mean()),
         "objective/kl_coef": controls.kl.coef,
@@ -18,6 +20,7 @@ def rollout_metrics(found: Experience, controls: Controls, columns: Sequence[str
         **{f"reward/{name}": value for name, value in zip(columns, rollout.scores.mean(0).tolist(), strict=True)},
         "response/length": float(mask.sum(1).float().mean()),
         "response/ended": float(rollout.ended.float().mean()),
+        **{f"sampler/{name}": value for name, value in mismatch.items()},
         **{f"seconds/{part}": seconds for part, seconds in rollout.seconds.items()},
     }
     if found.returns is not None:

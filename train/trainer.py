@@ -97,11 +97,13 @@ def rate_multiplier(cfg: TrainerConfig, n_steps: int) -> Callable[[int], float]:
 
 
 def make_optimizer(model: nn.Module, cfg: TrainerConfig, rates: dict[str, float]) -> torch.optim.AdamW:
-    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters below a module name a rate of their own."""
+    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters with such a part in their name, between its
+    dots, a rate of their own."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = next((r for prefix, r in rates.items() if name.startswith(prefix + ".")), cfg.learning_rate)
+            parts = name.split(".")
+            rate = next((r for part, r in rates.items() if part in parts), cfg.learning_rate)
             decay = cfg.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     listed = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
