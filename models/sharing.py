@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.adapter_files import config_of, put_voice, read_record
 from models.adapters import LORA, AdapterConfig
+from models.loading import DTYPES, ModelConfig, load_tokenizer, scorer_config
 from models.voices import POLICY, Backbone, Voices, can_share
 
 REWARD, REFERENCE = "reward", "reference"
@@ -31,7 +31,7 @@ def voices_of(policy: PreTrainedModel, folder: str) -> Voices | None:
     return voices
 
 
-def why_apart(voices: Voices, folder: str, dtype: torch.dtype) -> str | None:
+def why_apart(voices: Voices, folder: str, cfg: ModelConfig) -> str | None:
     """Why the reward model of a folder cannot share the policy's weights; None where it can."""
     record, adapter = read_record(folder), voices.model.adapter
     if record is None or record["method"] not in LORA:
@@ -42,8 +42,8 @@ def why_apart(voices: Voices, folder: str, dtype: torch.dtype) -> str | None:
         return "one of the two is in four bits"
     if record["new_tokens"] and record["new_tokens"] != list(adapter.new_tokens):
         return "it has learnt other new tokens"
-    if dtype != voices.model.dtype:
-        return f"it is to be read in {dtype}, the policy in {voices.model.dtype}"
+    if DTYPES[cfg.dtype] != voices.model.dtype:
+        return f"it is to be read in {cfg.dtype}, the policy in {voices.model.dtype}"
     return None
 
 
@@ -78,8 +78,9 @@ class SharedScorer(Backbone):
         return super().forward(**inputs)
 
 
-def shared_scorer(voices: Voices, name: str, folder: str, config: PretrainedConfig) -> SharedScorer:
-    """The reward model of a folder that `why_apart` has nothing against."""
-    record = read_record(folder)
+def load_shared_scorer(folder: str, cfg: ModelConfig, voices: Voices) -> tuple[SharedScorer, PreTrainedTokenizerBase]:
+    """A trained reward model that `why_apart` has nothing against, as one more voice, and its tokenizer."""
+    config, tokenizer, record = scorer_config(folder, cfg), load_tokenizer(folder, cfg), read_record(folder)
+    name = f"{REWARD}_{len(voices.others)}"
     head = put_voice(voices, name, folder, record)
-    return SharedScorer(voices, name, config, config_of(record), head)
+    return SharedScorer(voices, name, config, config_of(record), head), tokenizer

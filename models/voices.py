@@ -46,11 +46,6 @@ class Voices:
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def unused(self, name: str) -> str:
-        """The name, or one like it that no voice has."""
-        names = (name, *(f"{name}_{i}" for i in range(2, len(self.others) + 3)))
-        return next(one for one in names if one not in self.others)
-
     def add(self, name: str, cfg: AdapterConfig, *, train: bool) -> None:
         """One more low-rank adapter, which changes nothing yet, with rows of its own for the tokens that are new."""
         self.others.update((name, rows_of(name)))

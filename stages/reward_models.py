@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.layout import LayoutConfig
-from models.loading import DTYPES, ModelConfig, load_classifier, load_scorer, load_shared_scorer, speaks_chat
-from models.sharing import why_apart
+from models.loading import ModelConfig, load_classifier, load_scorer, speaks_chat
+from models.sharing import load_shared_scorer, why_apart
 from models.voices import Voices
 from reward.classifier import Classifier
 from reward.ensemble import EnsembleConfig, RewardEnsemble, RewardModel
@@ -39,11 +39,10 @@ def load_on_policy(
 ) -> RewardModel | None:
     """A reward model as a voice of the policy, on one copy of the weights. None where it cannot, which is said."""
     folder = model_folder(path, "reward")
-    if apart := why_apart(voices, folder, DTYPES[cfg.dtype]):
+    if apart := why_apart(voices, folder, cfg):
         say(
             f"{path} has a copy of the weights: {apart}; one on the policy's own is trained with "
             f"stages.reward model.path={voices.model.adapter.base} adapter={voices.model.adapter.config.method}"
         )
         return None
-    model, tokenizer = load_shared_scorer(folder, cfg, voices, voices.unused("reward"))
-    return RewardModel(model, tokenizer, layout)
+    return RewardModel(*load_shared_scorer(folder, cfg, voices), layout)

@@ -16,10 +16,10 @@ from models.adapter_files import save_adapter
 from models.adapters import AdapterConfig, adapt
 from models.generation import sample
 from models.layout import Batch, LayoutConfig, Tree, collate
-from models.loading import ModelConfig, load_policy, load_scorer, load_shared_scorer
+from models.loading import ModelConfig, load_policy, load_scorer
 from models.logprobs import token_logprobs
 from models.scorer import reward_model_from, score_trees
-from models.sharing import SharedScorer, voices_of, why_apart
+from models.sharing import SharedScorer, load_shared_scorer, voices_of, why_apart
 from models.voices import POLICY, Voices, weights_of
 from rl.actor_critic import CRITIC, ActorCritic, Critic, critic_from, zero_head
 from rl.rollout import freeze
@@ -91,7 +91,7 @@ class Parts:
 
     def shared(self) -> Shared:
         voices = voices_of(self.policy(), self.base)
-        assert voices is not None and why_apart(voices, self.reward, torch.float32) is None
+        assert voices is not None and why_apart(voices, self.reward, self.cfg) is None
         reward, _ = load_shared_scorer(self.reward, self.cfg, voices)
         return Shared(voices, reward, ActorCritic(voices.model, voices, critic_from(reward, WEIGHTS)))
 
@@ -165,7 +165,7 @@ def test_a_voice_leaves_the_policy_and_what_is_trained_as_they_were(llama: Parts
     voices, reward, model = llama.standing
     before = model(batch(), 1.0).logprobs
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    with pytest.raises(ZeroDivisionError), voices.speaking("reward"):
+    with pytest.raises(ZeroDivisionError), voices.speaking(reward.name):
         _ = 1 / 0
     score_trees(freeze(reward), TREES, LayoutConfig())
     model.reference_logprobs(batch(), 1.0)
@@ -251,12 +251,12 @@ def test_a_head_reads_the_states_that_predict(llama: Parts) -> None:
 
 @pytest.mark.parametrize(
     ("method", "dtype", "why"),
-    [("full", torch.float32, "weights of its own"), ("lora", torch.bfloat16, "bfloat16")],
+    [("full", "float32", "weights of its own"), ("lora", "bfloat16", "read in bfloat16")],
 )
-def test_what_cannot_share_says_why(llama: Parts, method: str, dtype: torch.dtype, why: str) -> None:
+def test_what_cannot_share_says_why(llama: Parts, method: str, dtype: str, why: str) -> None:
     voices = voices_of(llama.policy(), llama.base)
     folder = llama.reward if method == "lora" else llama.base
-    assert why in why_apart(voices, folder, dtype)
+    assert why in why_apart(voices, folder, ModelConfig(path=folder, dtype=dtype))
     elsewhere = load_policy(llama.base, llama.cfg)[0]
     moved = Voices(adapt(elsewhere, AdapterConfig("lora"), base="elsewhere"))
-    assert "belongs to" in why_apart(moved, llama.reward, torch.float32)
+    assert "belongs to" in why_apart(moved, llama.reward, llama.cfg)

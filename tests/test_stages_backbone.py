@@ -36,7 +36,7 @@ def test_a_killed_run_on_one_backbone_ends_with_the_same_adapter(place: tuple[st
     assert all("lora_" in name or name.startswith("critic.value_head") for name in names)
     ended = stage("ppo", *options, "name=cut", cwd=tmp_path)
     assert ended.code == 0, ended.stderr
-    assert "a copy of the weights" not in ended.stderr
+    assert "not on the policy's weights" not in ended.stderr
     whole = run("ppo", *options, "name=whole").folder
     one, other = (folder_digests(folder / "model") for folder in (tmp_path / "cut/ppo", whole))
     assert one == other
