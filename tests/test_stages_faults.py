@@ -55,6 +55,14 @@ def test_a_misspelt_choice_of_data_ends_with_2_and_the_nearest_one(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("text", ["End with #### and a number", "Be kind, be brief."])
+def test_a_text_that_wants_quotes_is_told_how_to_stand_in_them(tmp_path: Path, text: str) -> None:
+    asked = ("data=prompts", "data.path=x", "model.path=y", "reward.path=z")
+    ended = stage("ppo", *asked, f"data.system={text}", cwd=tmp_path)
+    assert ended.code == 2 and f"data.system={text}: cannot be read" in ended.error and "in quotes" in ended.error
+    assert composed("ppo", *asked, f'data.system="{text}"').data.system == text
+
+
 def test_data_of_another_stages_kind_ends_with_2_and_says_so(tmp_path: Path) -> None:
     ended = stage("sft", "data=hh", "data.path=x", "model.path=y", cwd=tmp_path)
     assert ended.code == 2 and "the choice of data= does not fit this stage" in ended.error
