@@ -31,7 +31,8 @@ def make(folder: Path, size: str, rows: int, tokens: int) -> None:
     """model/, the rows of two steps, and pairs for a reward model."""
     folder.mkdir(parents=True, exist_ok=True)
     make_model(folder, (words(len(WORDS)) for _ in range(8)), SIZES[size])
-    answers = [{"prompt": words(tokens), "completion": words(tokens)} for _ in range(2 * rows)]
+    # A response that ends has the two tokens of the end beside its words; those of a random policy do not end.
+    answers = [{"prompt": words(tokens), "completion": words(tokens - 2)} for _ in range(2 * rows)]
     pairs = [{"prompt": words(4), "chosen": words(4), "rejected": words(3)} for _ in range(4)]
     for name, lines in (("answers", answers), ("pairs", pairs)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -17,7 +17,7 @@ from models.adapters import AdapterConfig, adapt
 from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.layout import LayoutConfig
-from models.loading import ModelConfig, load_policy, max_positions
+from models.loading import ModelConfig, load_policy, load_tokenizer, max_positions
 from models.options import RUNTIME
 from models.scorer import AXES, reward_model_from, without_length
 from reward.assessment import scored_pairs
@@ -82,7 +82,9 @@ def run(cfg: RewardStage) -> Artifact:
         rows = RankingRows(train, chat, cfg.layout, length, cfg.loss)
         held_rows = RankingRows(held, chat, cfg.layout, length, cfg.loss) if held else None
         objective, found = RankingObjective(cfg.loss), {}
-        model = adapt(reward_model_from(policy, tokenizer, run.generator("head")), cfg.adapter, base=folder)
+        new_tokens = range(len(load_tokenizer(folder, cfg.model)), len(tokenizer))  # of chat, where the base has none
+        model = reward_model_from(policy, tokenizer, run.generator("head"))
+        model = adapt(model, cfg.adapter, new_tokens, base=folder)
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
         )

@@ -12,7 +12,12 @@ from safetensors import safe_open
 from tiny_data import ROLLOUTS, STEPS
 from transformers import AutoModelForCausalLM
 
-from models.loading import ModelConfig, load_language_model
+from models.adapters import AdapterConfig
+from models.chat import ChatFormat, Message
+from models.layout import LayoutConfig, Tree
+from models.loading import ModelConfig, load_language_model, load_policy, load_scorer
+from models.scorer import score_trees
+from models.sharing import load_shared_scorer, voices_of
 from train.digests import folder_digests
 
 
@@ -60,6 +65,21 @@ def test_a_reward_model_with_weights_of_its_own_says_how_to_share(
     ended = stage("ppo", *place, whole, f"outputs={tmp_path}", cwd=tmp_path)
     assert ended.code == 0, ended.stderr
     assert "has weights of its own" in ended.stderr and "adapter=lora" in ended.stderr
+
+
+def test_a_reward_adapter_on_a_base_without_roles_shares_and_scores_as_apart(
+    llama_folder: str, tiny: Path, tmp_path: Path
+) -> None:
+    """The embeddings of role tokens, which the base lacks, are part of the adapter."""
+    data = ("data=kwise", f"data.path={tiny / 'kwise.jsonl'}", f"model.path={llama_folder}", f"outputs={tmp_path}")
+    folder, cfg = run("reward", *data, *STEPS, "adapter=lora").model_folder, ModelConfig(path=llama_folder)
+    policy, tokenizer = load_policy(llama_folder, cfg, AdapterConfig("lora"))
+    shared, _ = load_shared_scorer(folder, cfg, voices_of(policy, llama_folder))
+    tree = Tree.of(ChatFormat(tokenizer).prompt([Message("user", "what is 3 + 4 ?")]), [[5, 6], [7]])
+    apart = [load_scorer(folder, cfg)[0] for _ in range(2)]
+    ours, *theirs = (score_trees(model, [tree], LayoutConfig()) for model in (shared, *apart))
+    for scores in theirs:
+        torch.testing.assert_close(scores, ours, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("more", [("adapter=full",), ("trainer.gradient_checkpointing=true",)])
