@@ -30,7 +30,9 @@ from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
 from models.quantised import exact_on_cpu, nf4
 from models.scorer import scorer_on
+from models.sharing import REWARD, SharedScorer, shared_scorer
 from models.virtual_tokens import virtual_tokens
+from models.voices import Voices
 
 T = TypeVar("T")
 
@@ -146,6 +148,13 @@ def load_classifier(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, Pre
     model = _read(folder, "weights", read, config=config, **{**options, "attn_implementation": None})
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
+
+
+def load_shared_scorer(
+    folder: str, cfg: ModelConfig, voices: Voices, name: str = REWARD
+) -> tuple[SharedScorer, PreTrainedTokenizerBase]:
+    """A trained reward model as a voice of the policy, where `why_apart` has nothing against it, and its tokenizer."""
+    return shared_scorer(voices, name, folder, _scorer_config(folder, cfg)), load_tokenizer(folder, cfg)
 
 
 def grow(model: PreTrainedModel, n_tokens: int) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.generation import Sample
 from rl.advantages import constant_groups
 from rl.experience import Controls, Experience
+from rl.mismatch import sampler_mismatch
 from rl.repetition import distinct, most_common, repeated
 
 N_SHOWN = 16  # responses of a rollout that are kept as text
@@ -18,6 +19,7 @@ N_SHOWN = 16  # responses of a rollout that are kept as text
 def rollout_metrics(found: Experience, controls: Controls, columns: Sequence[str]) -> dict[str, float]:
     """columns: of the scores."""
     rollout, mask = found.rollout, found.rollout.mask
+    mismatch = sampler_mismatch(rollout.tokens["logprobs"], rollout.tokens["sampler_logprobs"], mask)
     metrics = {
         "objective/kl": float(found.kl.mean()),
         "objective/kl_p95": float(found.kl.quantile(0.95)),
@@ -27,6 +29,7 @@ def rollout_metrics(found: Experience, controls: Controls, columns: Sequence[str
         "objective/entropy": float(rollout.tokens["entropy"][mask].mean()),
         **{f"reward/{name}": value for name, value in zip(columns, rollout.scores.mean(0).tolist(), strict=True)},
         **response_metrics([s for answers in rollout.answers for s in answers.samples]),
+        **{f"sampler/{name}": value for name, value in mismatch.items()},
         **{f"seconds/{part}": seconds for part, seconds in rollout.seconds.items()},
     }
     if rollout.group_size > 1:

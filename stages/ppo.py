@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from instruct.prompts import Asked, PromptData
 from instruct.readers import WORLD, InstructionData
@@ -23,13 +24,16 @@ from models.generation import Sample, end_tokens
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
 from models.options import INPUT
+from models.sharing import voices_of
+from models.voices import Voices
 from reward.sources import RewardSources
-from rl.actor_critic import ActorCritic
+from rl.actor_critic import OF_CRITIC, ActorCritic
 from rl.config import RLConfig
 from rl.experience import Controls
 from rl.loop import Minibatches, RLBatches
 from rl.objective import PolicyObjective
 from rl.rollout import Question, Ranks, RolloutEngine, Scorer, freeze
+from rl.samplers import Sampling, load_sampler
 from rl.selection import Selection
 from stages.critics import starting_critic
 from stages.reward_terms import RewardTerms, reward_terms
@@ -65,18 +69,19 @@ def run(cfg: PPOStage) -> Artifact:
     with Run(cfg, stage="ppo") as run:
         if run.sealed:
             return run.sealed
-        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model, cfg.adapter)
+        folder = run.input(cfg.model.path, "policy")
+        policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
         chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
-        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say)
+        voices = voices_of(policy, folder)
+        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices)
         check_constraint(cfg.rl, reward.columns)
-        critic = starting_critic(cfg.rl, reward, cfg.reward, lambda: starting_policy(cfg, run), run.say)
-        reference = freeze(starting_policy(cfg, run, quantised=cfg.adapter.quantised))
-        model = ActorCritic(policy, reference, critic)
-        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward)
+        critic = starting_critic(cfg.rl, reward, policy, voices, lambda: load_policy(folder, cfg.model)[0], run.say)
+        model = ActorCritic(policy, voices or freeze(load_policy(folder, cfg.model)[0]), critic)
+        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward, run.folder)
         data = questions(cfg.data)
         train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        judge = referee(cfg, run, tokenizer, reward)
+        judge = referee(cfg, run, tokenizer, reward, voices)
 
         def text(sample: Sample) -> str:
             return chat.text(sample.ids)
@@ -112,7 +117,7 @@ def run(cfg: PPOStage) -> Artifact:
             log.alerts.load_state_dict(restored["alerts"])
         else:
             log.start(look)
-        rates = dict.fromkeys(("critic", "value_head"), cfg.rl.critic_learning_rate)
+        rates = dict.fromkeys(OF_CRITIC, cfg.rl.critic_learning_rate)
         run.train(model, batches, objective, cfg.trainer, rates=rates, pace=Pace(after_step=batches.after_step))
         run.say(selection.restore_best())
         chat.configure(policy)
@@ -122,12 +127,14 @@ def run(cfg: PPOStage) -> Artifact:
         return sealed
 
 
-def referee(cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms) -> RewardTerms:
+def referee(
+    cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms, voices: Voices | None
+) -> RewardTerms:
     """What picks the checkpoint: a reward model of other data where there is one."""
     if cfg.referee is None:
         run.say("no referee=: the reward that the policy learns from picks the checkpoint, too")
         return reward
-    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say)
+    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say, voices)
 
 
 def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
@@ -136,19 +143,12 @@ def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
         raise ConfigError(f"rl.constraint.axis={cfg.constraint.axis}: expected one of {', '.join(columns)}")
 
 
-def starting_policy(cfg: PPOStage, run: Run, *, quantised: bool = False) -> PreTrainedModel:
-    """A copy of the policy as it starts."""
-    found, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model, quantised=quantised)
-    return found
-
-
-def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer) -> RolloutEngine:
+def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer, folder: Path) -> RolloutEngine:
     """Sampling, scoring and evaluation as the options say."""
     return RolloutEngine(
         model=model,
         scorer=reward,
-        ends=ends,
-        max_new_tokens=cfg.rl.max_new_tokens,
+        sampler=load_sampler(cfg.rl.sampler, Sampling(ends, cfg.rl.max_new_tokens, cfg.rl.temperature), folder),
         temperature=cfg.rl.temperature,
         layout=cfg.layout,
         ranks=Ranks(rank(), world_size(), gathered),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.chat import ChatFormat, Message
 from models.errors import ConfigError, NumericsError
+from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree
 from models.loading import ModelConfig, load_policy, tokenizer_digest
 from models.scorer import reward_model_from, score_trees
@@ -23,8 +25,10 @@ from rl.algorithms import ALGORITHMS
 from rl.config import AxisWeights, ConstraintConfig, FinalWeights, KLConfig, RLConfig, ScoreConfig
 from rl.experience import Controls, Experience, experience
 from rl.loop import Minibatches, RLBatches
+from rl.mismatch import sampler_mismatch
 from rl.objective import PolicyObjective, check_first_ratio
 from rl.rollout import Answers, Question, Ranks, Rollout, RolloutEngine, freeze
+from rl.samplers import HFSampler, SamplerConfig, Sampling
 from rl.selection import Selection
 from stages.critics import critic_weights
 from stages.reward_terms import RewardTerms, main_term
@@ -62,8 +66,7 @@ class Parts:
         self.engine = RolloutEngine(
             model=self.model,
             scorer=self.scorer,
-            ends={self.chat.end_ids[-1]},
-            max_new_tokens=cfg.max_new_tokens,
+            sampler=HFSampler(Sampling({self.chat.end_ids[-1]}, cfg.max_new_tokens, cfg.temperature)),
             temperature=cfg.temperature,
             layout=LayoutConfig(bin_tokens=64),
             ranks=Ranks(),
@@ -112,6 +115,7 @@ def test_the_first_minibatch_has_ratio_one_and_clips_nothing(
 ) -> None:
     parts = Parts(llama_folder, config(algorithm=algorithm, ratio=ratio), tmp_path)
     batch = next(iter(parts.batches()))
+    assert batch["weight"].gt(0).all()
     parts.loss(batch).backward()
     metrics = parts.objective.step_metrics()
     total, count = metrics["policy/ratio"]
@@ -140,9 +144,9 @@ def test_the_critics_of_a_whole_response_are_the_weighted_reward_and_the_cost(
     reward_model.config.reward_mean, reward_model.config.reward_std = [1.0, -2.0, 0.5], [2.0, 0.5, 4.0]
     scores = score_trees(reward_model, [Tree.of([5, 6, 7], [[8, 9]])], LayoutConfig())[0]
     parts.cfg.weights = AxisWeights(helpful=1.0, honest=0.5, harmless=2.0)
-    backbone, head = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
-    hidden = backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
-    torch.testing.assert_close(head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
+    critic = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
+    hidden = critic.backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
+    torch.testing.assert_close(critic.value_head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
@@ -167,6 +171,27 @@ def test_micro_batches_add_up_to_the_step(aggregation: str, llama_folder: str, t
     torch.testing.assert_close(units, whole["units"])
     losses = [parts.objective(parts.model, batch, units)[0] for batch in micro]
     torch.testing.assert_close(sum(losses), parts.loss(whole), atol=1e-5, rtol=0)
+
+
+class Doubting(HFSampler):
+    """Believes its samples half as likely as they are."""
+
+    def generate(self, *asked: Any) -> list[Sample]:
+        found = super().generate(*asked)
+        return [s._replace(logprobs=[x - math.log(2) for x in s.logprobs]) for s in found]
+
+
+@pytest.mark.parametrize(("correction", "weight"), [("none", 1.0), ("token", 1.5), ("sequence", 0.0)])
+def test_tokens_weigh_what_their_sampler_got_wrong(
+    correction: str, weight: float, llama_folder: str, tmp_path: Path
+) -> None:
+    parts = Parts(llama_folder, config(sampler=SamplerConfig(correction=correction, cap=1.5)), tmp_path)
+    parts.engine.sampler = Doubting(parts.engine.sampler.sampling)
+    rollout = parts.rollout()
+    batch = parts.experience(rollout).collate(range(4), LayoutConfig(), "token_mean", 6)
+    assert batch["weight"].unique().tolist() == [weight]
+    mismatch = sampler_mismatch(rollout.tokens["logprobs"], rollout.tokens["sampler_logprobs"], rollout.mask)
+    assert mismatch["mean"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def steps(batches: RLBatches, n: int | None = None) -> list[Batch]:

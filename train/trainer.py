@@ -97,15 +97,16 @@ def rate_multiplier(cfg: TrainerConfig, n_steps: int) -> Callable[[int], float]:
 
 
 def make_optimizer(model: nn.Module, cfg: TrainerConfig, rates: dict[str, float]) -> torch.optim.AdamW:
-    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters below a module name a rate of their own."""
+    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters with such a part in their name, between its
+    dots, a rate of their own."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}  # the same whatever the rates are: checkpoints hold them
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            module = next((prefix for prefix in rates if name.startswith(prefix + ".")), "")
-            groups.setdefault((module, parameter.ndim > 1), []).append(parameter)
+            part = next((part for part in rates if part in name.split(".")), "")
+            groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
     listed = [
-        {"params": p, "lr": rates.get(module, cfg.learning_rate), "weight_decay": cfg.weight_decay if decays else 0.0}
-        for (module, decays), p in groups.items()
+        {"params": p, "lr": rates.get(part, cfg.learning_rate), "weight_decay": cfg.weight_decay if decays else 0.0}
+        for (part, decays), p in groups.items()
     ]
     return torch.optim.AdamW(listed, betas=(cfg.beta1, cfg.beta2), eps=cfg.epsilon, fused=True)
 
