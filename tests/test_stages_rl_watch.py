@@ -17,13 +17,18 @@ ALERT = "cut off: no end of turn"
 
 
 @pytest.fixture(scope="module")
-def ended(tiny: Path) -> Ended:
-    """Four rollouts of four responses, in two groups each."""
+def options(tiny: Path) -> tuple[str, ...]:
+    """Four rollouts of four responses, in two groups each, and one step on each."""
     made = tiny / "outputs/tiny"
     asked = ("data=prompts", f"data.path={tiny / 'prompts.jsonl'}", f"reward.path={made / 'reward'}", *ROLLOUTS)
-    options = (*asked, f"model.path={made / 'sft'}", "rl.rollouts=4", "rl.prompts=2", "rl.samples=2", "name=watched")
+    small = ("rl.rollouts=4", "rl.prompts=2", "rl.samples=2", "trainer.batch_size=4")
+    return (*asked, f"model.path={made / 'sft'}", *small)
+
+
+@pytest.fixture(scope="module")
+def ended(options: tuple[str, ...], tiny: Path) -> Ended:
     offline = {"WANDB_MODE": "offline", "WANDB_API_KEY": ""}
-    found = stage("ppo", *options, "tracking=wandb", cwd=tiny, environment=offline, limit=120)
+    found = stage("ppo", *options, "name=watched", "tracking=wandb", cwd=tiny, environment=offline, limit=240)
     assert found.code == 0, found.stderr
     return found
 
@@ -35,6 +40,10 @@ def folder(ended: Ended, tiny: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def lines(folder: Path) -> list[dict[str, Any]]:
+    return logged(folder)
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -44,7 +53,7 @@ def test_the_log_holds_numbers_alone(lines: list[dict[str, Any]]) -> None:
 
 def test_one_line_holds_all_that_belongs_to_a_rollout(lines: list[dict[str, Any]]) -> None:
     rollouts = [line for line in lines if "objective/kl" in line]
-    assert [line["step"] for line in rollouts] == [2, 4, 6, 8]
+    assert [line["step"] for line in rollouts] == [1, 2, 3, 4]
     for line in rollouts:
         assert {
             "reward/helpful",
@@ -59,7 +68,7 @@ def test_one_line_holds_all_that_belongs_to_a_rollout(lines: list[dict[str, Any]
         assert 1 <= line["response/length"] <= line["response/length_max"] <= 5
     assert rollouts[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     looks = [line for line in lines if "held_out/proxy" in line]
-    assert [line["step"] for line in looks] == [0, 4, 8] and all("held_out/referee" in line for line in looks)
+    assert [line["step"] for line in looks] == [0, 2, 4] and all("held_out/referee" in line for line in looks)
 
 
 def test_histograms_and_samples_lie_beside_the_log(folder: Path) -> None:
@@ -84,14 +93,14 @@ def test_wandb_keeps_curves_histograms_samples_and_alerts(ended: Ended, folder: 
     found = list(records(file))
     alerts = [record.alert for record in found if record.HasField("alert")]
     assert [alert.title for alert in alerts].count("unfinished") == 1 and any(ALERT in alert.text for alert in alerts)
-    logged: dict[str, list[Any]] = {}
+    seen: dict[str, list[Any]] = {}
     for record in found:
         for item in record.history.item:
             name = item.key or "/".join(item.nested_key)
-            logged.setdefault(name, []).append(json.loads(item.value_json))
-    assert len(logged["objective/kl"]) == 4 and len(logged["held_out/proxy"]) == 3
-    assert logged["rollout/kl/_type"] == logged["rollout/length/_type"] == ["histogram"] * 3
-    assert logged["rollout/samples/_type"] == ["table-file"] * 3
+            seen.setdefault(name, []).append(json.loads(item.value_json))
+    assert len(seen["objective/kl"]) == 4 and len(seen["held_out/proxy"]) == 3
+    assert seen["rollout/kl/_type"] == seen["rollout/length/_type"] == ["histogram"] * 3
+    assert seen["rollout/samples/_type"] == ["table-file"] * 3
 
 
 def test_the_report_shows_the_course_of_a_policy_before_any_evaluation(folder: Path, tiny: Path) -> None:
@@ -100,3 +109,17 @@ def test_the_report_shows_the_course_of_a_policy_before_any_evaluation(folder: P
     for shown in ("explained variance", "clip fraction", "entropy", "Reward against", "KL of single responses"):
         assert shown in page
     assert "after rollout 0" in page and "after rollout 4" in page and "what is the capital of" in page
+
+
+def test_two_processes_see_what_one_sees(
+    options: tuple[str, ...], ended: Ended, lines: list[dict[str, Any]], tiny: Path
+) -> None:
+    both = stage("ppo", *options, "name=both", cwd=tiny, processes=2, limit=240)
+    assert both.code == 0, both.stderr
+    found = logged(tiny / "outputs/both/ppo")
+    assert [line.keys() for line in found] == [line.keys() for line in lines]
+    for ours, theirs in zip(found, lines, strict=True):
+        numbers = {name: value for name, value in theirs.items() if not name.startswith("seconds/")}
+        assert {name: ours[name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-3)
+    alerts = [re.findall("alert .*", one.stderr) for one in (ended, both)]
+    assert alerts[0] == alerts[1]
