@@ -126,8 +126,10 @@ def test_distinct_2_and_the_most_common_response_are_counted_by_hand() -> None:
 
 def test_empty_identical_and_endless_responses_are_counted() -> None:
     end = 9
-    empty = response_metrics([Sample([end], True)] * 4)
+    empty = response_metrics([Sample([end], True, [-1.0])] * 4)
     assert (empty["response/empty"], empty["response/most_common"], empty["response/length"]) == (1, 1, 1)
-    endless = response_metrics([Sample([1, 2, 3, 4, 5], False), Sample([1, 2, 3, 4, end], True)])
+    endless = response_metrics(
+        [Sample([1, 2, 3, 4, 5], False, [-1.0] * 5), Sample([1, 2, 3, 4, end], True, [-1.0] * 5)]
+    )
     assert endless["response/ended"] == 0.5 and endless["response/empty"] == 0
     assert endless["response/length_max"] == 5
