@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chat import Prompt
-from models.errors import NumericsError
+from models.errors import HHHError, NumericsError
 from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree, collate_rankings, within
 from models.logprobs import per_response, token_logprobs
@@ -64,9 +64,15 @@ class Ranks:
     gather: Callable[[Any], list[Any]] = lambda own: [own]
 
     def spread(self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Found]]) -> list[Found]:
-        """`work` on all items, a part on each process, with all that was found, in order, on every process."""
-        own = items[self.rank :: self.world]
-        parts = self.gather(work(own) if own else [])
+        """`work` on all items, a part on each process, with all that was found, in order, on every process. What goes
+        wrong on one is raised on every one."""
+        try:
+            own: list[Found] | HHHError = work(items[self.rank :: self.world])
+        except HHHError as error:
+            own = error
+        parts = self.gather(own)
+        if faults := [part for part in parts if isinstance(part, HHHError)]:
+            raise faults[0]
         found: list[Any] = [None] * len(items)
         for rank, part in enumerate(parts):
             found[rank :: self.world] = part

@@ -384,3 +384,21 @@ def test_a_minibatch_that_does_not_divide_the_rollout_is_refused(llama: Parts) -
 def test_options_that_would_bias_or_break_the_loop_are_refused(options: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         config(**options)
+
+
+def test_a_fault_on_one_process_is_raised_on_every_one() -> None:
+    theirs: list[Any] = []
+    there = Ranks(rank=1, world=2, gather=lambda own: theirs.append(own) or [[], own])
+    with pytest.raises(NumericsError, match="prompt 1"):
+        there.spread([0, 1], failing)
+    here = Ranks(rank=0, world=2, gather=lambda own: [own, *theirs])
+    with pytest.raises(NumericsError, match="prompt 1"):
+        here.spread([0, 1], lambda part: list(part))
+
+
+def failing(part: Sequence[int]) -> list[int]:
+    raise NumericsError(f"prompt {part[0]}")
+
+
+def test_a_process_without_a_prompt_answers_nothing(llama: Parts) -> None:
+    assert llama.engine.collect([], 2, [], {}) == []
