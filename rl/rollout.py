@@ -148,6 +148,8 @@ class RolloutEngine:
         def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[Measured]:
             clock = _Clock(seconds)
             answers = self.generate([question for question, _ in part], n, [generator for _, generator in part])
+            if not answers:  # fewer prompts than processes; all must take part in what the sampler does
+                return []
             clock.lap("rollout")
             scores = judged(self.scorer, answers).split(n)
             clock.lap("scoring")
