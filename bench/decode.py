@@ -28,6 +28,8 @@ from models.generation import sample
 
 MEAN_LENGTH = 32  # of uneven responses that nothing cuts off
 PROMPT, NEW = 100, 64  # tokens of a prompt, give or take a fifth in `uneven`, and at most of a response
+KINDS = ("equal", "uneven", "grouped")
+GROUP = 8  # responses a prompt in `grouped`
 QUICK = {"size": "tiny", "prompt": 10, "new": 8}
 SAME = 0.99  # rows of both sides that must be equal: in float32 rounding decides a near tie now and then
 
@@ -35,6 +37,7 @@ SAME = 0.99  # rows of both sides that must be equal: in float32 rounding decide
 class Work(NamedTuple):
     """What both sides do."""
 
+    kind: str
     model: PreTrainedModel
     prompts: list[list[int]]
     ends: list[int]
@@ -83,14 +86,15 @@ def until(row: list[int], ends: Sequence[int]) -> list[int]:
     return row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))]
 
 
-def work_of(model: PreTrainedModel, batch: int, lengths: str, prompt: int, new: int) -> Work:
+def work_of(model: PreTrainedModel, batch: int, kind: str, prompt: int, new: int) -> Work:
     rng, vocabulary = random.Random(batch), model.config.vocab_size
-    spread = prompt // 5 if lengths == "uneven" else 0
-    sizes = [prompt + rng.randint(-spread, spread) for _ in range(batch * (2 if spread else 1))]
+    spread = prompt // 5 if kind == "uneven" else 0
+    n_prompts = {"equal": batch, "uneven": 2 * batch, "grouped": batch // GROUP}[kind]
+    sizes = [prompt + rng.randint(-spread, spread) for _ in range(n_prompts)]
     prompts = [[rng.randrange(1, vocabulary) for _ in range(size)] for size in sizes]
-    return Work(
-        model, prompts, rng.sample(range(1, vocabulary), vocabulary // MEAN_LENGTH) if spread else [], new, batch
-    )
+    prompts = [p for p in prompts for _ in range(GROUP if kind == "grouped" else 1)]
+    ends = rng.sample(range(1, vocabulary), vocabulary // MEAN_LENGTH) if kind == "uneven" else []
+    return Work(kind, model, prompts, ends, new, batch)
 
 
 def timed(side: Callable[[Work], list[list[int]]], work: Work) -> tuple[list[list[int]], tuple[float, float]]:
@@ -117,7 +121,7 @@ def race(work: Work, repetitions: int) -> dict[str, Any]:
     wall, cpu, decoding = ({name: median(t[i] for t in times) for name, times in taken.items()} for i in range(3))
     return {
         "batch": work.batch,
-        "lengths": "uneven" if work.ends else "equal",
+        "kind": work.kind,
         "responses": len(work.prompts),
         "tokens": tokens,
         "tokens_per_second": {name: tokens / seconds for name, seconds in wall.items()},
@@ -129,26 +133,26 @@ def race(work: Work, repetitions: int) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    head = "| batch | lengths | ours, tokens/s | generate, tokens/s | ratio | of CPU seconds | after the first token |"
+    head = "| batch | kind | ours, tokens/s | generate, tokens/s | ratio | of CPU seconds | after the first token |"
     lines = [head, "|---|---|---|---|---|---|---|"]
     for row in rows:
         rates = " | ".join(f"{rate:.0f}" for rate in row["tokens_per_second"].values())
         names = ("ratio", "ratio_of_cpu_seconds", "ratio_after_the_first_token")
         ratios = " | ".join(f"{row[name]:.2f}" for name in names)
-        lines.append(f"| {row['batch']} | {row['lengths']} | {rates} | {ratios} |")
+        lines.append(f"| {row['batch']} | {row['kind']} | {rates} | {ratios} |")
     return "\n".join(lines)
 
 
-def main(quick: bool, batches: list[int], repetitions: int, threads: int, outputs: Path) -> None:
+def main(quick: bool, batches: list[int], kinds: list[str], repetitions: int, threads: int, outputs: Path) -> None:
     about = machine(threads)
     torch.set_num_threads(threads)
     size, prompt, new = QUICK.values() if quick else ("10m", PROMPT, NEW)
     model, rows = random_model(SIZES[size]), []
-    for batch in [2] if quick else batches:
-        for lengths in ("equal", "uneven"):
-            rows.append(race(work_of(model, batch, lengths, prompt, new), 1 if quick else repetitions))
-            print("  " + table(rows[-1:]).splitlines()[-1], file=sys.stderr)
-            write({"subject": "decode", "machine": about, "rows": rows}, outputs / "decode.json")
+    cells = [(GROUP, kind) for kind in KINDS] if quick else [(batch, kind) for batch in batches for kind in kinds]
+    for batch, kind in [(batch, kind) for batch, kind in cells if kind != "grouped" or batch >= GROUP]:
+        rows.append(race(work_of(model, batch, kind, prompt, new), 1 if quick else repetitions))
+        print("  " + table(rows[-1:]).splitlines()[-1], file=sys.stderr)
+        write({"subject": "decode", "machine": about, "rows": rows}, outputs / "decode.json")
     print(table(rows))
 
 
@@ -173,6 +177,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model, once: does it run at all?")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32, 64])
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))

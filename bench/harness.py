@@ -144,7 +144,7 @@ def agreement(contestants: Sequence[Contestant]) -> dict[str, Any]:
         rivals = [c for c in contestants if c.precision == precision and c.same_steps]
         for contestant in [c for c in rivals if c.role != "ours"]:
             ours, theirs = (c.runs[0][0] for c in (next(c for c in rivals if c.role == "ours"), contestant))
-            pairs = [list(zip(a, b, strict=True))[:FIRST_STEPS] for a, b in zip(ours[1:], theirs[1:], strict=True)]
+            pairs = [list(zip(a, b, strict=True))[:FIRST_STEPS] for a, b in zip(ours[1:3], theirs[1:3], strict=True)]
             loss = max(abs(a - b) for a, b in pairs[0])
             gradient = max(abs(a - b) / b for a, b in pairs[1])
             if loss > at_most or gradient > at_most_relative:

@@ -56,9 +56,9 @@ def world_of(base: Path) -> int:
 def trained(base: Path, folder: Path, seed: int, options: dict[str, Any], threads: int) -> list[Look]:
     """The looks of a run of stages.ppo with these options beside the recipe's."""
     world = world_of(base)
-    given = {**recipe(), **LOOKS, **options, "seed": seed, "data.seed": world, "ptx.seed": world}
+    models = {"model.path": base / "sft", "reward.path": base / "reward"}
+    given = {**models, **recipe(), **LOOKS, **options, "seed": seed, "data.seed": world, "ptx.seed": world}
     given |= {"name": "run", "outputs": folder, "tracking": "none", "resume": "restart"}
-    given |= {"model.path": base / "sft", "reward.path": base / "reward"}
     written = [f"{key}={'null' if value is None else value}" for key, value in given.items()]
     sources = ["data=world_prompts", "data@ptx=world_text", f"ptx.limit={PIPELINE.ppo.ptx.limit}"]
     peak_memory(python("stages.ppo", *sources, *written), threads)

@@ -26,6 +26,7 @@ from models.adapter_files import put_adapter, read_record
 from models.adapters import AdapterConfig, adapt
 from models.attention import BY_TREE
 from models.chat import add_chat_template
+from models.devices import working_device
 from models.errors import ArtifactError, ConfigError
 from models.options import INPUT
 from models.quantised import exact_on_cpu, nf4
@@ -103,7 +104,7 @@ def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = Fals
         base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
         return put_adapter(grow(base, config.vocab_size), folder, record)
     options = _load_options(cfg) | ({"quantization_config": nf4()} if quantised else {})
-    model = _read(folder, "weights", AutoModelForCausalLM.from_pretrained, config=config, **options)
+    model = _read_weights(folder, AutoModelForCausalLM.from_pretrained, config=config, **options)
     return exact_on_cpu(model) if quantised else model
 
 
@@ -115,7 +116,7 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
         model = put_adapter(scorer_on(grow(base, config.vocab_size), config), folder, record)
     else:
         read = AutoModelForSequenceClassification.from_pretrained
-        model = _read(folder, "weights", read, config=config, **_load_options(cfg))
+        model = _read_weights(folder, read, config=config, **_load_options(cfg))
     if not hasattr(model, "score"):
         raise ArtifactError(
             f"{folder}: {type(model).__name__} has no head `score` that reads a last token; use a reward model on a "
@@ -142,7 +143,7 @@ def load_classifier(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, Pre
         raise ArtifactError(f"{folder}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
     config.get_text_config().pad_token_id = tokenizer.pad_token_id
     read, options = AutoModelForSequenceClassification.from_pretrained, _load_options(cfg)
-    model = _read(folder, "weights", read, config=config, **{**options, "attn_implementation": None})
+    model = _read_weights(folder, read, config=config, **{**options, "attn_implementation": None})
     _check_sizes(folder, model, tokenizer)
     return model, tokenizer
 
@@ -258,6 +259,12 @@ def _read(folder: str, what: str, read: Callable[..., T], **options: object) -> 
         if isinstance(error, MemoryError) or "memory" in str(error):
             raise
         raise ArtifactError(_why_unreadable(folder, what, error)) from error
+
+
+def _read_weights(folder: str, read: Callable[..., PreTrainedModel], **options: object) -> PreTrainedModel:
+    """A model where it will work. One in four bits is there already, and refuses to be moved."""
+    model = _read(folder, "weights", read, **options)
+    return model if getattr(model, "is_quantized", False) else model.to(working_device())
 
 
 def _why_unreadable(folder: str, what: str, error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from models.errors import ConfigError
 from models.scorer import AXES
+from rl.alerts import AlertConfig
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.kl import KL_ESTIMATORS, AdaptiveKL, FixedKL, Lagrangian
 from rl.losses import AGGREGATIONS
@@ -147,6 +148,7 @@ class RLConfig:
     kl: KLConfig = field(default_factory=KLConfig)
     constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    alerts: AlertConfig = field(default_factory=AlertConfig)
 
     def __post_init__(self) -> None:
         if self.top_p != 1.0 or self.top_k != 0:

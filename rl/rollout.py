@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chat import Prompt
+from models.errors import NumericsError
 from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree, collate_rankings, within
 from models.logprobs import per_response, token_logprobs
@@ -142,7 +143,7 @@ class RolloutEngine:
             clock = _Clock(seconds)
             answers = self.generate([question for question, _ in part], n, [generator for _, generator in part])
             clock.lap("rollout")
-            scores = self.scorer(answers).split(n)
+            scores = judged(self.scorer, answers).split(n)
             clock.lap("scoring")
             evaluated = self._in_parts(answers, self._evaluate)
             clock.lap("evaluation")
@@ -195,6 +196,15 @@ class RolloutEngine:
         sizes = [tree.n_targets for tree in trees]
         columns = {name: value.cpu().split(sizes) for name, value in tokens.items()}
         return [({name: column[i] for name, column in columns.items()}, ends[i]) for i in range(len(trees))]
+
+
+def judged(scorer: Scorer, answers: Sequence[Answers]) -> Tensor:
+    """The scores of answers. An error about numbers takes the answers along, to be kept."""
+    try:
+        return scorer(answers)
+    except NumericsError as error:
+        error.batch = [(a.question.number, a.question.ids, [s.ids for s in a.samples]) for a in answers]
+        raise
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

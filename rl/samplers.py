@@ -80,12 +80,12 @@ class Sampler(Protocol):
 
 
 def load_sampler(cfg: SamplerConfig, sampling: Sampling, folder: Path) -> Sampler:
-    """The sampler that the options name. folder: where weights may be written for it."""
+    """The sampler that the options name. folder: of the run, where weights may be written for it."""
     if cfg.engine == "hf":
         return HFSampler(sampling, cfg.batch_size)
     from rl.vllm_sampler import VLLMInProcess, VLLMServer  # noqa: PLC0415  they need the protocol above
 
-    return VLLMInProcess(cfg, sampling, folder) if cfg.url is None else VLLMServer(cfg, sampling, folder)
+    return (VLLMInProcess if cfg.url is None else VLLMServer)(cfg, sampling, folder / "sampler")
 
 
 @dataclass(frozen=True)

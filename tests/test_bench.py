@@ -75,9 +75,9 @@ def test_both_sides_train_alike(subject: str, tmp_path: Path) -> None:
 def test_decoding_gives_the_responses_of_generate(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.decode", "--quick", "--outputs", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0 and "| 2 | uneven |" in ended.stdout, ended.stderr
-    equal, uneven = json.loads((tmp_path / "decode.json").read_text())["rows"]
-    assert equal["tokens"] == 2 * 8 and uneven["responses"] == 4 and equal["ratio"] > 0
+    assert ended.returncode == 0 and "| 8 | uneven |" in ended.stdout, ended.stderr
+    equal, uneven, grouped = json.loads((tmp_path / "decode.json").read_text())["rows"]
+    assert equal["tokens"] == grouped["tokens"] == 8 * 8 and uneven["responses"] == 16 and equal["ratio"] > 0
     assert decode.until([4, 7, 5, 7], [7, 5]) == [4, 7] and decode.until([4, 4], [7]) == [4, 4]
 
 

@@ -83,8 +83,7 @@ class Parts:
             minibatches=Minibatches(8, accumulation),
             seed=3,
             ptx=None,
-            on_rollout=lambda iteration, found: self.told.append((iteration, found)),
-            after_update=lambda iteration, kl: False,
+            after_update=lambda found: bool(self.told.append((found.iteration, found.experience))),
         )
 
     def loss(self, batch: Batch) -> Tensor:
@@ -116,13 +115,13 @@ def test_the_first_minibatch_has_ratio_one_and_clips_nothing(
 ) -> None:
     parts = Parts(llama_folder, config(algorithm=algorithm, ratio=ratio), tmp_path)
     batch = next(iter(parts.batches()))
-    loss, metrics = parts.objective(parts.model, batch, batch["units"])
-    loss.backward()
-    found = metrics["policy/ratio"]
     assert batch["weight"].gt(0).all()
-    assert float(found.total / found.count) == pytest.approx(1.0, abs=1e-3)
-    assert float(metrics["policy/clip_fraction"].total) == 0
-    assert float(metrics["policy/approx_kl"].total) == pytest.approx(0.0, abs=1e-5)
+    parts.loss(batch).backward()
+    metrics = parts.objective.step_metrics()
+    total, count = metrics["policy/ratio"]
+    assert total / count == pytest.approx(1.0, abs=1e-3)
+    assert metrics["policy/clip_fraction"][0] == 0
+    assert metrics["policy/approx_kl"][0] == pytest.approx(0.0, abs=1e-5)
     assert (parts.model.critic is not None) == ("value/loss" in metrics)
     assert all(torch.isfinite(p.grad).all() for p in parts.model.parameters() if p.grad is not None)
 
@@ -247,7 +246,7 @@ def test_an_update_that_went_far_enough_leaves_its_other_minibatches_out(llama_f
     batches, moved = parts.batches(), 0
     for _ in batches:
         moved += 1
-        parts.objective._step.append(torch.tensor([moved * 1e-7, 1.0], dtype=torch.float64))
+        parts.objective.step_metrics = lambda kl=moved * 1e-7: {"policy/approx_kl": (kl, 1.0)}
         batches.after_step(moved)
     assert moved == 2 and [iteration for iteration, _ in parts.told] == [1, 2]
 
@@ -335,7 +334,7 @@ def test_the_kept_policy_is_the_one_that_the_referee_liked_best(llama_folder: st
     for iteration in range(3):
         with torch.no_grad():
             weight.fill_(float(iteration))
-        stops.append(selection.look(iteration, 0.0, [torch.Generator()] * 4))
+        stops.append(selection.look(iteration, 0.0, [torch.Generator()] * 4) is not None)
     assert selection.restore_best().startswith("kept the policy after rollout 1: referee 6")
     assert weight.unique().tolist() == [1.0]
     assert stops == [False, False, True]

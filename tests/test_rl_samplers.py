@@ -85,7 +85,7 @@ def test_a_server_answers_with_the_weights_of_the_moment(llama_folder: str, tmp_
         assert sampler.generate(policy, PROMPTS, 1, generators()) == greedy(policy)
         assert sampler.generate(changed(policy, 2), PROMPTS, 1, generators()) == greedy(policy)
     assert engine.paths.count("/collective_rpc") == engine.paths.count("/reset_prefix_cache") == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["policy-2"]
+    assert [path.name for path in (tmp_path / "sampler").iterdir()] == ["policy-2"]
 
 
 @pytest.mark.parametrize("method", ["lora", "rslora"])

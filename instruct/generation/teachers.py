@@ -108,8 +108,6 @@ class LocalModel:
             "max_new_tokens": cfg.max_new_tokens,
         }
         self.model, self.tokenizer = load_policy(folder, cfg)
-        if torch.cuda.is_available():
-            self.model.to("cuda")
         self.chat, self.cfg = ChatFormat(self.tokenizer), cfg
         self.room = max_positions(self.model) - cfg.max_new_tokens
 
