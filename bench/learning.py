@@ -3,7 +3,8 @@
 PPO from the same sft and reward artefacts, by `python -m stages.ppo` with the recipe of the embedded pipeline and by
 the last PPOTrainer of TRL: as many rollouts of as many prompts, epochs and minibatches, the same rates, coefficients
 and penalty where TRL has them. The truth judges answers to the same held-out prompts, sampled after every rollout.
-Writes <outputs>/learning.json and learning.svg.
+Where TRL's ends, and when ours is there, is read off curves whose points are averaged with their neighbours. Writes
+<outputs>/learning.json and learning.svg.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from bench.curves import Curve, Panel, curves
 from bench.environment import LAST_WITH_PPO, trl_release, within
 from bench.harness import machine, peak_memory, python
-from bench.world_runs import LOOKS, QUICK, Look, averaged, looks, recipe, trained, world_of
+from bench.world_runs import LOOKS, QUICK, Look, averaged, looks, recipe, smoothed, trained, world_of
 from rl.config import RLConfig
 
 SIDES = {"ours": "c-ppo", "TRL": "c-dpo"}
@@ -86,7 +87,8 @@ def peer(environment: Path, given: argparse.Namespace, seed: int) -> list[Look]:
 
 
 def finish(ours: Sequence[Look], theirs: Sequence[Look]) -> Finish:
-    """When ours was first where TRL's ended."""
+    """When ours was first where TRL's ended, both smoothed."""
+    ours, theirs = smoothed(ours), smoothed(theirs)
     goal = theirs[-1].gold
     return Finish(goal, theirs[-1].seconds, next((look.seconds for look in ours if look.gold >= goal), None))
 
