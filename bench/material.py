@@ -23,6 +23,7 @@ from train.trl_rows import conversation_columns
 
 SIZES = {  # vocabulary, hidden, feed-forward, layers, heads
     "10m": (8192, 256, 1024, 6, 8),
+    "100m": (8192, 768, 2048, 12, 12),
     "10m-32k": (32768, 256, 1024, 6, 8),
     "tiny": (384, 64, 128, 2, 4),
 }

@@ -19,7 +19,7 @@ def one_label(reward_model: PreTrainedModel, weights: Sequence[float] = (1.0, 1.
     values are then shifted alike.
     """
     folded = copy.deepcopy(reward_model)
-    _, head = critic_from(folded, torch.tensor([weights]))
+    head = critic_from(folded, torch.tensor([weights])).value_head
     folded.score = nn.Linear(head.in_features, 1, bias=False).to(head.weight)
     with torch.no_grad():
         folded.score.weight.copy_(head.weight)

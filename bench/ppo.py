@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from bench.environment import LAST_WITH_PPO, trl_release, within
@@ -95,13 +94,12 @@ def agreement(environment: Path, quick: bool, material: Path) -> Settings:
     work = (1, REPLAYED, 3, 8 if quick else 48)
     logged = replaying(material, REPLAYED, mine(*work))
     [told] = peer_replaying(partial(peer_command, environment, material, "fp32"), theirs(*work))
-    steps = [line for line in logged if "loss" in line]
     [rollout] = [line for line in logged if "objective/kl" in line]
     found = {
         "score": rollout["objective/score"],
         "kl": rollout["objective/kl"],
-        "policy loss": mean(step["policy/loss"] for step in steps),
-        "value loss": mean(step["value/loss"] for step in steps),
+        "policy loss": rollout["policy/loss"],
+        "value loss": rollout["value/loss"],
     }
     names = ("objective/scores", "objective/kl", "loss/policy_avg", "loss/value_avg")
     return alike("PPO", found, dict(zip(found, (told[name] for name in names), strict=True)))

@@ -6,7 +6,7 @@ Every look samples answers to the same held-out prompts; what looks cost is not 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.harness import ROOT, peak_memory, python
 from instruct.world import World, judge
+from models.scorer import AXES
 from train.artifact import read_artifact
 
 PIPELINE = OmegaConf.load(ROOT / "conf/pipeline.yaml")
@@ -30,6 +31,7 @@ class Look(NamedTuple):
     gold: float  # mean of helpful, honest and harmless
     proxy: float | None = None
     kl: float | None = None
+    axes: Mapping[str, float] = {}  # gold of each
 
 
 def recipe() -> dict[str, Any]:
@@ -54,9 +56,9 @@ def world_of(base: Path) -> int:
 def trained(base: Path, folder: Path, seed: int, options: dict[str, Any], threads: int) -> list[Look]:
     """The looks of a run of stages.ppo with these options beside the recipe's."""
     world = world_of(base)
-    given = {**recipe(), **LOOKS, **options, "seed": seed, "data.seed": world, "ptx.seed": world}
+    models = {"model.path": base / "sft", "reward.path": base / "reward"}
+    given = {**models, **recipe(), **LOOKS, **options, "seed": seed, "data.seed": world, "ptx.seed": world}
     given |= {"name": "run", "outputs": folder, "tracking": "none", "resume": "restart"}
-    given |= {"model.path": base / "sft", "reward.path": base / "reward"}
     written = [f"{key}={'null' if value is None else value}" for key, value in given.items()]
     sources = ["data=world_prompts", "data@ptx=world_text", f"ptx.limit={PIPELINE.ppo.ptx.limit}"]
     peak_memory(python("stages.ppo", *sources, *written), threads)
@@ -74,9 +76,10 @@ def looks(folder: Path, world: int, seconds: dict[int, float]) -> list[Look]:
     tasks = {task.prompt: task for task in World(world).tasks("dev", 32)}
     found = []
     for look in seen:
-        gold = [sum(judge(tasks[a["prompt"]], a["text"], a["ended"])) / 3 for a in look["answers"]]
+        judged = [judge(tasks[a["prompt"]], a["text"], a["ended"]) for a in look["answers"]]
+        axes = {axis: mean(column) for axis, column in zip(AXES, zip(*judged, strict=True), strict=True)}
         number = int(look["iteration"])
-        found.append(Look(number, seconds[number], sum(gold) / len(gold), look.get("proxy"), look.get("kl")))
+        found.append(Look(number, seconds[number], mean(axes.values()), look.get("proxy"), look.get("kl"), axes))
     return found
 
 
@@ -88,7 +91,8 @@ def smoothed(run: Sequence[Look]) -> list[Look]:
 
 def averaged(runs: Sequence[Sequence[Look]]) -> list[Look]:
     """The mean of several runs after each rollout that all of them had."""
-    return [Look(*(mean_of(column) for column in zip(*at, strict=True))) for at in zip(*runs, strict=False)]
+    whole = ([look[: Look._fields.index("axes")] for look in at] for at in zip(*runs, strict=False))
+    return [Look(*(mean_of(column) for column in zip(*at, strict=True))) for at in whole]
 
 
 def mean_of(column: Sequence[float | None]) -> Any:

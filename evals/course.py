@@ -18,21 +18,23 @@ def training_section(stages: Sequence[StageRecord]) -> str:
     lead = "Every logged quantity by optimizer step; held-out values are dashed. Thick lines are running means."
     blocks = "".join(
         f"<details{' open' if stage.time_split else ''}><summary>{escaped(stage.name)}"
-        f"<small>{duration(stage.seconds)}</small></summary>{time_split(stage)}{curves(stage)}</details>"
+        f"<small>{duration(stage.seconds)}</small></summary>"
+        f"{time_split_bar(stage.name, stage.time_split)}{curves(stage)}</details>"
         for stage in shown
     )
     return heading("Training", lead) + blocks
 
 
-def time_split(stage: StageRecord) -> str:
-    if not stage.time_split:
+def time_split_bar(stage: str, seconds: Mapping[str, float]) -> str:
+    """Where a stage's time went, by part."""
+    if not seconds:
         return ""
-    parts = sorted(stage.time_split.items(), key=lambda part: -part[1])
+    parts = sorted(seconds.items(), key=lambda part: -part[1])
     said = "".join(
-        f'<span><span class="part{i % 8}"><span class="swatch"></span></span>{escaped(name)} {duration(seconds)}</span>'
-        for i, (name, seconds) in enumerate(parts)
+        f'<span><span class="part{i % 8}"><span class="swatch"></span></span>{escaped(name)} {duration(took)}</span>'
+        for i, (name, took) in enumerate(parts)
     )
-    return f'<h3>Where the time went</h3>{share_bar(f"time of {stage.name}", parts)}<p class="legend">{said}</p>'
+    return f'<h3>Where the time went</h3>{share_bar(f"time of {stage}", parts)}<p class="legend">{said}</p>'
 
 
 def curves(stage: StageRecord) -> str:

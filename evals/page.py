@@ -16,6 +16,7 @@ from evals.plots import Interval, interval_bars
 from evals.results import GOLD_AXES, Metric, ModelResult, Report
 from evals.retention import tasks_section
 from evals.reward_section import reward_section
+from evals.rl_section import rl_section
 from evals.verdict import Verdict, answer, direction, final_verdicts, overall, verdicts
 
 
@@ -25,12 +26,14 @@ def render(report: Report) -> str:
         "Reward model": ("reward", reward_section(report.reward_quality)),
         **({"Ensemble": ("ensemble", ensemble_section(report.ensemble))} if report.ensemble else {}),
     }
+    courses = {f"RL: {escaped(c.stage)}": (f"rl-{i}", rl_section(c)) for i, c in enumerate(report.rl)}
     of_stages = {
         "Training": ("training", training_section(report.stages)),
         "Lineage": ("lineage", lineage_section(report.stages)),
     }
-    if report.of_a_reward_model_alone:
-        body, sections = alerts_section(report), {**sections, **of_stages}
+    if report.of_stages_alone:
+        shown = sections if report.reward_quality else {}
+        body, sections = alerts_section(report), {**courses, **shown, **of_stages}
     else:
         body = answer_section(report) + alerts_section(report)
         sections = {
@@ -39,6 +42,7 @@ def render(report: Report) -> str:
             "Axes": ("axes", axes_section(report)),
             "Reward and KL": ("frontier", frontier_section(report)),
             **({"Best of n": ("best-of", best_of_section(report))} if report.best_of else {}),
+            **courses,
             **sections,
             "Answers": ("answers", samples_section(report)),
             **of_stages,

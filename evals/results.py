@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from evals.intervals import Estimate
 from evals.reward_results import RewardQuality
+from evals.rl_results import RLCourse
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ class Report:
     stages: tuple[StageRecord, ...] = ()
     frontiers: tuple[Frontier, ...] = ()
     reward_quality: RewardQuality | None = None
+    rl: tuple[RLCourse, ...] = ()
     ensemble: tuple[EnsembleAxis, ...] = ()
     best_of: Mapping[str, tuple[BestOfPoint, ...]] = field(default_factory=dict)  # by the model that is sampled
     samples: tuple[Sample, ...] = ()
@@ -189,9 +191,9 @@ class Report:
     tasks: tuple[TaskTable, ...] = ()
 
     @property
-    def of_a_reward_model_alone(self) -> bool:
-        """Nothing else was measured."""
-        return self.reward_quality is not None and not self.models
+    def of_stages_alone(self) -> bool:
+        """No model was evaluated yet: what the stages themselves measured is all there is."""
+        return not self.models and (self.reward_quality is not None or bool(self.rl))
 
     @property
     def of_tasks(self) -> tuple[Metric, ...]:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from models.adapters import MERGED, ROWS, Adapted, AdapterConfig, adapt, merge
 from models.errors import ArtifactError
 from models.virtual_tokens import virtual_tokens
+from models.voices import Voices, weights_of
 
 RECORD, WEIGHTS, TOKEN_ROWS = "adapter.json", "adapter_model.safetensors", "token_rows.safetensors"
 PREFIX = "base_model.model."  # of every name in peft's files
@@ -65,8 +66,7 @@ def read_record(folder: str) -> dict[str, Any] | None:
 
 def put_adapter(model: PreTrainedModel, folder: str, record: dict[str, Any]) -> PreTrainedModel:
     """The base with the folder's adapter: in its weights where the method allows it, in its place otherwise."""
-    options = {name: value for name, value in record.items() if name not in ("new_tokens", "base")}
-    config = AdapterConfig(**options)
+    config = config_of(record)
     adapt(model, config, record["new_tokens"], record["base"])
     weights = load_file(Path(folder) / WEIGHTS)
     if (tokens := virtual_tokens(model)) is not None:
@@ -77,6 +77,25 @@ def put_adapter(model: PreTrainedModel, folder: str, record: dict[str, Any]) -> 
     if record["new_tokens"]:
         set_peft_model_state_dict(model, load_file(Path(folder) / TOKEN_ROWS), adapter_name=ROWS)
     return merge(model) if config.method in MERGED else model
+
+
+@torch.no_grad()
+def put_voice(voices: Voices, name: str, folder: str, record: dict[str, Any]) -> Tensor:
+    """A reward model's low-rank adapter as one more voice of the model that it belongs to. Returns its head, (A, H)."""
+    voices.add(name, config_of(record), train=False)
+    weights = {key.removeprefix(PREFIX): x for key, x in load_file(Path(folder) / WEIGHTS).items()}
+    if record["new_tokens"]:
+        weights |= load_file(Path(folder) / TOKEN_ROWS)
+    for key, parameter in weights_of(voices.model, name).items():
+        key = key.replace(".*", "")  # peft names weights without the adapter, and a magnitude without `weight`
+        if (value := weights.get(key, weights.get(key.removesuffix(".weight")))) is not None:
+            parameter.copy_(value)
+    return weights["score.weight"]
+
+
+def config_of(record: dict[str, Any]) -> AdapterConfig:
+    """How the adapter of a record is made."""
+    return AdapterConfig(**{name: value for name, value in record.items() if name not in ("new_tokens", "base")})
 
 
 def _state(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -219,6 +219,12 @@ def _bitfit(model: PreTrainedModel, cfg: AdapterConfig) -> None:
 def _lora(model: PreTrainedModel, cfg: AdapterConfig) -> None:
     """Low-rank updates (Hu et al. 2021), with their scale by √rank (Kalajdzievski 2023) or split in direction and size
     (Liu et al. 2024)."""
+    inject_lora(model, cfg)
+    model.is_quantized = False  # the trainer refuses a model that is, and does not see what was injected
+
+
+def inject_lora(model: PreTrainedModel, cfg: AdapterConfig, name: str = "default") -> None:
+    """Low-rank updates, in float32 whatever the weights are in."""
     config = LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
@@ -227,10 +233,9 @@ def _lora(model: PreTrainedModel, cfg: AdapterConfig) -> None:
         use_rslora=cfg.method == "rslora",
         use_dora=cfg.method == "dora",
     )
-    inject(model, config)
-    model.is_quantized = False  # the trainer refuses a model that is, and does not see what was injected
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "lora_" in name:
+    inject(model, config, name)
+    for path, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" in path:
             parameter.data = parameter.data.to(torch.float32)
 
 

@@ -31,9 +31,10 @@ class ArtifactError(HHHError):
 
 
 class NumericsError(HHHError):
-    """Losses, gradients or weights that stopped being numbers."""
+    """Losses, gradients or weights that stopped being numbers. `batch`: what it was seen on, to be kept."""
 
     code = 5
+    batch: object = None
 
 
 class ResourceError(HHHError):

@@ -66,11 +66,15 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """An address that takes JSON and gives JSON. The key goes into one header and is cut out of whatever comes back."""
+    """An address that takes JSON and gives JSON. The key goes into one header and is cut out of whatever comes back.
+
+    reads: where false, an answer is None, whatever the reply holds.
+    """
 
     url: str
     limits: Limits = field(default_factory=Limits)
     key: str | None = field(default=None, repr=False)
+    reads: bool = True
 
     def post(self, body: Any, rng: random.Random, stop: threading.Event | None = None) -> Any:
         """The JSON that answers `body`. Raises NoAnswer after the last try, or at once where another is of no use.
@@ -109,7 +113,7 @@ class Service:
             raw = raw.replace(self.key.encode(), b"[key]")
         if response.status != http.client.OK:
             raise _refusal(response, raw)
-        return _parsed(raw)
+        return _parsed(raw) if self.reads else None
 
 
 class _Deadline:

@@ -33,7 +33,6 @@ from models.scorer import scorer_on
 from models.virtual_tokens import virtual_tokens
 
 T = TypeVar("T")
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -43,7 +42,7 @@ class ModelConfig:
 
     path: str = field(default=MISSING, metadata=INPUT)  # an artefact of a stage, a transformers folder, or a hub name
     dtype: str = "float32"  # of the weights: float32, bfloat16 or float16
-    chat_template: str | None = field(default=None, metadata=INPUT)  # Jinja file, of a base without; null: role tokens
+    chat_template: str | None = field(default=None, metadata=INPUT)  # Jinja file for a base without; null: role tokens
     allow_pickle: bool = False  # load .bin or .pt weights (tensors only, never code)
     trust_remote_code: bool = False  # run the Python files that a model folder brings
 
@@ -110,7 +109,7 @@ def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = Fals
 
 def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A trained reward model and its tokenizer."""
-    config, tokenizer = _scorer_config(folder, cfg), load_tokenizer(folder, cfg)
+    config, tokenizer = scorer_config(folder, cfg), load_tokenizer(folder, cfg)
     if (record := read_record(folder)) is not None:
         base = load_language_model(record["base"], cfg, quantised=record["method"] == "qlora")
         model = put_adapter(scorer_on(grow(base, config.vocab_size), config), folder, record)
@@ -131,13 +130,13 @@ def load_scorer(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrai
 
 def speaks_chat(folder: str, cfg: ModelConfig) -> bool:
     """Whether a classifier's tokenizer has a chat template, or is given one, so that `load_scorer` is for it."""
-    _scorer_config(folder, cfg)
+    scorer_config(folder, cfg)
     return cfg.chat_template is not None or _read_tokenizer(folder, cfg).chat_template is not None
 
 
 def load_classifier(folder: str, cfg: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence classifier of any kind, an encoder too, and the tokenizer by which it reads texts, able to pad."""
-    config, tokenizer = _scorer_config(folder, cfg), _read_tokenizer(folder, cfg)
+    config, tokenizer = scorer_config(folder, cfg), _read_tokenizer(folder, cfg)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise ArtifactError(f"{folder}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
@@ -208,7 +207,8 @@ def _language_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
     return config
 
 
-def _scorer_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+def scorer_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+    """Of a classifier, without dropout."""
     config = without_dropout(_checked_config(folder, cfg))
     if not _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a reward model, found a language model ({_architecture(config)})")

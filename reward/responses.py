@@ -15,7 +15,6 @@ class Response(NamedTuple):
     prompt: Prompt
     text: str
     ids: Sequence[int]
-    ended: bool
     fields: Mapping[str, Any]
 
 

@@ -5,14 +5,20 @@ N = target tokens of a batch, C = critics (of the reward, and of the cost under 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from models.layout import Batch
-from models.logprobs import hidden_states, token_logprobs
+from models.logprobs import hidden_states, logprobs_from_hidden, token_logprobs
+from models.sharing import SharedScorer
+from models.voices import Backbone, Voices, rows_of
+
+CRITIC = "critic"
+OF_CRITIC = (CRITIC, rows_of(CRITIC))  # parts of the names of its weights
 
 
 class ActorCriticOutput(NamedTuple):
@@ -24,18 +30,45 @@ class ActorCriticOutput(NamedTuple):
     ptx_logprobs: Tensor | None  # (N',) of the targets of pretraining text
 
 
+class ValueHead(nn.Linear):
+    """States (N, H) to values (N, C), in the head's precision and then in float32."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states.to(self.weight.dtype)).float()
+
+
+class Critic(nn.Module):
+    """A backbone of its own, which may be a voice of the policy's, and a head."""
+
+    def __init__(self, backbone: nn.Module, value_head: ValueHead) -> None:
+        super().__init__()
+        self.backbone, self.value_head = backbone, value_head
+
+    def forward(self, batch: Batch, at: Tensor) -> Tensor:
+        """Values of the states at flat positions, (len(at), C)."""
+        return self.value_head(self._states(batch, at))
+
+    def _states(self, batch: Batch, at: Tensor) -> Tensor:
+        """A voice is there to save memory, so it keeps nothing for the backward pass but speaks again then."""
+        if not isinstance(self.backbone, Backbone) or self.backbone.is_gradient_checkpointing:
+            return hidden_states(self.backbone, batch, at)
+        return checkpoint(hidden_states, self.backbone, batch, at, use_reentrant=False, preserve_rng_state=False)
+
+
 class ActorCritic(nn.Module):
-    """A policy, its frozen reference, and a critic, each with a backbone of its own. critic: None where the algorithm
-    has none."""
+    """A policy, its frozen reference, and a critic.
+
+    reference: a model, or the voices of the policy where one of them is the reference. critic: a head alone reads the
+    policy's own states; None where the algorithm has none.
+    """
 
     _keys_to_ignore_on_save = None  # asked for when a checkpoint lacks the second name of tied weights
 
     def __init__(
-        self, policy: PreTrainedModel, reference: PreTrainedModel, critic: tuple[nn.Module, nn.Linear] | None
+        self, policy: PreTrainedModel, reference: PreTrainedModel | Voices, critic: Critic | ValueHead | None
     ) -> None:
         super().__init__()
-        self.policy = policy
-        self.critic, self.value_head = critic or (None, None)
+        self.policy, self.critic = policy, critic
         self._frozen = (reference,)  # in a tuple, for it is no part of what is trained, saved and sharded
         self.register_state_dict_post_hook(_drop_tied)
 
@@ -44,40 +77,76 @@ class ActorCritic(nn.Module):
         return self.critic is not None
 
     def forward(self, batch: Batch, temperature: float, ptx: Batch | None = None) -> ActorCriticOutput:
-        found = token_logprobs(self.policy, batch, temperature=temperature, with_entropy=True)
-        values = self.values(batch, batch["source"]) if self.has_critic else None
+        # The critic goes first, so that the backward pass, which starts at the end, is done with the policy's
+        # activations when a critic that is a voice makes its own.
+        at = batch["source"]
+        values = self.critic(batch, at) if isinstance(self.critic, Critic) else None
+        states = hidden_states(self.policy, batch, at)
+        if isinstance(self.critic, ValueHead):
+            values = self.critic(states)
+        head = self.policy.get_output_embeddings()
+        found = logprobs_from_hidden(states, batch["target"], head, temperature, with_entropy=True)
         text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
         return ActorCriticOutput(found.logprobs, found.entropy, values, text)
 
     def values(self, batch: Batch, at: Tensor) -> Tensor:
         """The critics' of the states at flat positions, (len(at), C)."""
-        return self.value_head(hidden_states(self.critic, batch, at)).float()
+        if isinstance(self.critic, ValueHead):
+            return self.critic(hidden_states(self.policy, batch, at))
+        return self.critic(batch, at)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """(N,)"""
-        return token_logprobs(self._frozen[0], batch, temperature=temperature).logprobs
+        reference = self._frozen[0]
+        if not isinstance(reference, Voices):
+            return token_logprobs(reference, batch, temperature=temperature).logprobs
+        with reference.speaking(reference.origin):
+            return token_logprobs(self.policy, batch, temperature=temperature).logprobs
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """What the trainer asks for where trainer.gradient_checkpointing=true."""
+        if isinstance(self._frozen[0], Voices):
+            self._frozen[0].checkpoint_activations()
+            return
+        self.policy.activation_checkpointing_enable(**options)
+        if isinstance(self.critic, Critic):
+            self.critic.backbone.activation_checkpointing_enable(**options)
 
 
-def critic_from(reward_model: PreTrainedModel, weights: Tensor) -> tuple[nn.Module, nn.Linear]:
-    """The reward model's backbone, and a head whose rows are weighted sums of its normalised axes. weights: (C, A)."""
-    config, rows = reward_model.config, reward_model.score.weight
+def critic_from(reward_model: nn.Module, weights: Tensor) -> Critic:
+    """A critic that starts as the reward model: on its backbone, or, where that is a voice, as another one; its head's
+    rows are weighted sums of the normalised axes. weights: (C, A)."""
+    config, rows = reward_model.config, reward_model.score.weight.detach()
     std = torch.tensor(getattr(config, "reward_std", [1.0] * len(rows)))
     mean = torch.tensor(getattr(config, "reward_mean", [0.0] * len(rows)))
     scale = weights / std
-    head = nn.Linear(rows.shape[1], len(weights)).to(rows)
+    head = ValueHead(rows.shape[1], len(weights)).to(rows)
     with torch.no_grad():
         head.weight.copy_(scale.to(rows) @ rows)
         head.bias.copy_(-(scale @ mean))
-    return reward_model.base_model.requires_grad_(True), head
+    if not isinstance(reward_model, SharedScorer):
+        return Critic(reward_model.base_model.requires_grad_(True), head)
+    voices = reward_model.voices
+    voices.add(CRITIC, reward_model.adapter, train=True)
+    voices.copy(reward_model.name, CRITIC)
+    return Critic(Backbone(voices, CRITIC), head)
 
 
-def fresh_critic(policy: PreTrainedModel, n_critics: int) -> tuple[nn.Module, nn.Linear]:
-    """A backbone given for it, and a head that values everything at 0."""
-    head = nn.Linear(policy.config.get_text_config().hidden_size, n_critics, device=policy.device)
+def fresh_critic(policy: PreTrainedModel | Voices, n_critics: int) -> Critic:
+    """A critic on a backbone given for it, or on a new voice; its head values everything at 0."""
+    if not isinstance(policy, Voices):
+        return Critic(policy.base_model.requires_grad_(True), zero_head(policy, n_critics))
+    policy.add(CRITIC, policy.model.adapter.config, train=True)
+    return Critic(Backbone(policy, CRITIC), zero_head(policy.model, n_critics))
+
+
+def zero_head(policy: PreTrainedModel, n_critics: int) -> ValueHead:
+    """Values everything at 0: the first advantages are the returns, without the noise of a random head."""
+    head = ValueHead(policy.config.get_text_config().hidden_size, n_critics, device=policy.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return policy.base_model.requires_grad_(True), head
+    return head
 
 
 def _drop_tied(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:

@@ -64,7 +64,7 @@ def whiten(
     result is then that of the concatenated batch, not of each shard.  Raises NumericsError with fewer than two
     entries to estimate a variance from, on every rank alike.
     """
-    x = masked(values, keep)
+    x = masked(values, keep).double()  # in which the sum of equal floats is exact, so that they whiten to exactly 0
     count, total = sum_over_ranks(torch.stack([keep.bool().sum().to(x), x.sum()])).unbind()
     if count < 2:
         raise NumericsError(f"whitening needs at least 2 entries over all ranks, got {int(count)}")
@@ -73,7 +73,7 @@ def whiten(
     squares = sum_over_ranks(masked((x - mean).square(), keep).sum())
     variance = squares / (count - 1 if unbiased else count)
     whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
-    return masked(whitened if shift_mean else whitened + mean, keep)
+    return masked(whitened if shift_mean else whitened + mean, keep).to(values.dtype)
 
 
 def centred(scores: Tensor, group_size: int) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 from models.errors import ConfigError
 from models.scorer import AXES
+from rl.alerts import AlertConfig
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.kl import KL_ESTIMATORS, AdaptiveKL, FixedKL, Lagrangian
 from rl.losses import AGGREGATIONS
+from rl.samplers import SamplerConfig
 
 
 @dataclass
@@ -133,6 +135,7 @@ class RLConfig:
     value_clip: float | None = 0.2
     value_coef: float = 0.5
     entropy_coef: float = 0.0
+    critic: str = "own"  # own: a backbone or an adapter of its own; head: a head that reads the policy's states
     critic_learning_rate: float = 1e-4
     ptx_coef: float = 0.0  # weight of the NLL of pretraining text
     ptx_batch_size: int = 16  # documents a minibatch
@@ -144,6 +147,8 @@ class RLConfig:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     kl: KLConfig = field(default_factory=KLConfig)
     constraint: ConstraintConfig = field(default_factory=ConstraintConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    alerts: AlertConfig = field(default_factory=AlertConfig)
 
     def __post_init__(self) -> None:
         if self.top_p != 1.0 or self.top_k != 0:
@@ -160,6 +165,7 @@ class RLConfig:
         if self.score.overlong_buffer > self.max_new_tokens:
             raise ConfigError(f"rl.score.overlong_buffer: expected at most rl.max_new_tokens={self.max_new_tokens}")
         _one_of("algorithm", self.algorithm, tuple(ALGORITHMS))
+        _one_of("critic", self.critic, ("own", "head"))
         _one_of("ratio", self.ratio, ("token", "sequence"))
         _one_of("aggregation", self.aggregation, (None, *AGGREGATIONS))
         self._check_groups()
@@ -177,6 +183,8 @@ class RLConfig:
             raise ConfigError(
                 f"rl.bootstrap=true: rl.algorithm={self.algorithm} has no critic that could say the value"
             )
+        if self.critic == "head" and not self.kind.critic:
+            raise ConfigError(f"rl.critic=head: rl.algorithm={self.algorithm} has no critic")
 
     @property
     def kind(self) -> Algorithm:

@@ -18,6 +18,7 @@ from rl.algorithms import Discount, Earned
 from rl.config import RLConfig, ScoreConfig
 from rl.kl import FixedKL, Lagrangian, token_kl
 from rl.losses import AGGREGATIONS
+from rl.mismatch import importance_weights
 from rl.rollout import Rollout
 
 
@@ -73,6 +74,7 @@ class Experience:
     rollout: Rollout
     advantages: Tensor  # (R, T)
     returns: Tensor | None  # (R, T, C) targets of the critics
+    importance: Tensor  # (R, T) of a token in the loss, for a sampler that is not quite the policy
     kl: Tensor  # (R,) nats per response, k1
     score: Tensor  # (R,) as it entered the reward
     cost: Tensor | None  # (R,) under a constraint
@@ -91,7 +93,7 @@ class Experience:
             "old_logprobs": rollout.tokens["logprobs"][rows],
             "ref_logprobs": rollout.tokens["ref_logprobs"][rows],
             "advantages": self.advantages[rows],
-            "weight": weights(mask).float(),
+            "weight": weights(mask).float() * self.importance[rows],
         }
         if self.returns is not None:
             planes |= {"old_values": rollout.tokens["values"][rows], "returns": self.returns[rows]}
@@ -121,7 +123,11 @@ def experience(
         advantages = controls.lagrangian.advantages(advantages, of_cost.advantages)
         returns.append(of_cost.returns)
     drift = ((logprobs - ref_logprobs) * keep).sum(1)
-    return Experience(rollout, advantages, torch.stack(returns, -1) if kind.critic else None, drift, score, cost)
+    importance = importance_weights(
+        logprobs, rollout.tokens["sampler_logprobs"], keep, how=cfg.sampler.how, cap=cfg.sampler.cap
+    )
+    targets = torch.stack(returns, -1) if kind.critic else None
+    return Experience(rollout, advantages, targets, importance, drift, score, cost)
 
 
 def shaped(score: Tensor, rollout: Rollout, cfg: ScoreConfig, max_new_tokens: int) -> Tensor:

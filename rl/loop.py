@@ -9,15 +9,18 @@ a rollout's updates included, does what the uninterrupted run does.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from models.errors import ConfigError
+from models.errors import ConfigError, NumericsError
+from models.finite import first_bad_weight
 from models.generation import Sample
 from models.layout import Batch
 from models.objective import Rows
@@ -35,13 +38,21 @@ class Minibatches(NamedTuple):
     accumulation: int = 1
 
 
+class Finished(NamedTuple):
+    """A rollout that was learnt from."""
+
+    iteration: int
+    step: int  # the optimizer step that was its last
+    experience: Experience
+    update: dict[str, float]  # means over its updates
+
+
 @dataclass(kw_only=True)
 class RLBatches:
     """Batches that refill themselves.
 
     The trainer tells `after_step` of every optimizer step, before a checkpoint is saved. After the last one of a
-    rollout `on_rollout(iteration, experience)` is told, then `after_update(iteration, kl)`, which ends the training by
-    returning True. Iterations count from 1.
+    rollout `after_update(finished)` is told, which ends the training by returning True. Iterations count from 1.
     """
 
     engine: RolloutEngine
@@ -52,14 +63,14 @@ class RLBatches:
     minibatches: Minibatches
     seed: int
     ptx: Rows | None
-    on_rollout: Callable[[int, Experience], None]
-    after_update: Callable[[int, float], bool]
+    after_update: Callable[[Finished], bool]
     start_step: int = 0  # set by the trainer; where to go on is in the state
     iteration: int = 0  # rollouts that are done
     position: int = 0  # steps on the current one that are done
     stopped: bool = False
     current: Experience | None = None
     update_seconds: float = 0.0
+    update_sums: dict[str, tuple[float, float]] = field(default_factory=dict)  # of each metric, with their counts
 
     def __post_init__(self) -> None:
         batch_size, accumulation = self.minibatches
@@ -85,7 +96,7 @@ class RLBatches:
 
     def after_step(self, step: int) -> None:
         """One step more. Closes a rollout after its last: metrics, β, λ, and whether to go on."""
-        kl_of_step = self.objective.step_kl()
+        kl_of_step = self._add(self.objective.step_metrics())
         self.position += 1
         self.update_seconds += time.perf_counter() - self.step_started
         limit = self.cfg.max_update_kl
@@ -93,20 +104,32 @@ class RLBatches:
             return
         found, self.iteration = self.current, self.iteration + 1
         found.rollout.seconds["update"] = self.update_seconds
-        self.on_rollout(self.iteration, found)
+        finished = Finished(self.iteration, step, found, means(self.update_sums))
+        stopped = self.after_update(finished)
         n, kl = len(found.kl), float(found.kl.mean())
         self.controls.kl.update(kl, n, float(found.kl.std(correction=0)) / n**0.5)
         if self.controls.lagrangian is not None:
             self.controls.lagrangian.update(float(found.cost.mean()))
-        self.current, self.position, self.update_seconds = None, 0, 0.0
-        self.stopped = self.after_update(self.iteration, kl)
+        self.current, self.position, self.update_seconds, self.update_sums = None, 0, 0.0, {}
+        self.stopped = stopped
+
+    def _add(self, step: dict[str, tuple[float, float]]) -> float:
+        """A step's metrics; what is no number is left out, as the step is. Returns the step's KL(old || new), nats per
+        token (k3)."""
+        for name, (total, count) in step.items():
+            if math.isfinite(total):
+                before = self.update_sums.get(name, (0.0, 0.0))
+                self.update_sums[name] = before[0] + total, before[1] + count
+        total, count = step["policy/approx_kl"]
+        return total / count
 
     def state_dict(self) -> dict[str, Any]:
         where = {"iteration": self.iteration, "position": self.position, "stopped": self.stopped}
-        return {**where, "controls": self.controls.state_dict()}
+        return {**where, "update_sums": self.update_sums, "controls": self.controls.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], experience_file: Path) -> None:
         self.iteration, self.position, self.stopped = state["iteration"], state["position"], state["stopped"]
+        self.update_sums = {name: tuple(found) for name, found in state["update_sums"].items()}
         self.controls.load_state_dict(state["controls"])
         self.current = self._read(experience_file) if self.position else None
 
@@ -135,7 +158,9 @@ class RLBatches:
             measured = self._refilled(measured, refill, seconds)
         scorer, progress = self.engine.scorer, self.iteration / max(1, self.cfg.rollouts - 1)
         weights = self.cfg.column_weights(scorer.weights, progress)
-        return experience(Rollout.of(measured, seconds), self.cfg, self.controls, scorer.columns, weights)
+        found = experience(Rollout.of(measured, seconds), self.cfg, self.controls, scorer.columns, weights)
+        check_numbers(found, self.iteration + 1, self.engine.model)
+        return found
 
     def _collect(self, questions: Sequence[Question], purpose: str, seconds: dict[str, float]) -> list[Measured]:
         generators = [self._generator(f"sample {purpose}", i) for i in range(len(questions))]
@@ -197,6 +222,21 @@ class RLBatches:
 
     def _generator(self, purpose: str, index: int = 0) -> torch.Generator:
         return _generator(self.seed, self.iteration, purpose, index)
+
+
+def check_numbers(found: Experience, iteration: int, model: nn.Module) -> None:
+    """Before anything is learnt from it. Scores were checked by what gave them."""
+    wrong = [row for row, ok in enumerate(found.kl.isfinite().tolist()) if not ok]
+    if wrong:
+        question = found.rollout.answers[wrong[0] // found.rollout.group_size].question
+        raise NumericsError(
+            f"rollout {iteration}: the log-probabilities of {len(wrong)} of {len(found.kl)} responses are not numbers, "
+            f"first for prompt {question.number}{first_bad_weight(model)}"
+        )
+
+
+def means(sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+    return {name: total / count for name, (total, count) in sums.items() if count}
 
 
 def _generator(*purpose: object) -> torch.Generator:

@@ -21,12 +21,13 @@ from rl.losses import clipped_surrogate, clipped_value_error, policy_metrics, pp
 class PolicyObjective:
     """units: of the policy's mean, of the critics' (tokens), and tokens of pretraining text, each of the whole step.
 
+    What is seen of a step is told by `step_metrics`, and is logged with its rollout, not with the trainer's steps.
     kl_coef: β of a KL in the loss, read at each step. first_ratio: how far the ratio may be off 1 before any update.
     """
 
     def __init__(self, cfg: RLConfig, *, first_ratio: float = 1e-3) -> None:
         self.cfg, self.kind, self.first_ratio = cfg, cfg.kind, first_ratio
-        self._step: list[Tensor] = []
+        self._step: list[dict[str, Tensor]] = []
 
     def __call__(self, model: nn.Module, batch: Batch, units: Tensor) -> tuple[Tensor, Metrics]:
         cfg = self.cfg
@@ -42,7 +43,7 @@ class PolicyObjective:
             metrics["value/loss"] = Mean(value.detach(), batch["units"][1])
             metrics["value/clip_fraction"] = Mean(error.clipped.float().mean(-1).sum(), batch["units"][1])
         nll = -found.ptx_logprobs.sum() if text else torch.zeros(())
-        if text:
+        if cfg.ptx_coef:
             metrics["ptx/nll"] = Mean(nll.detach(), batch["units"][2])
         entropy = (batch["weight"] * found.entropy).sum()
         metrics["policy/entropy"] = Mean(found.entropy.detach().sum(), batch["units"][1])
@@ -55,13 +56,16 @@ class PolicyObjective:
             entropy_coef=cfg.entropy_coef,
             ptx_coef=cfg.ptx_coef,
         )
-        return total, metrics
+        where = {"dtype": torch.float64, "device": total.device}
+        self._step.append({name: torch.stack([torch.as_tensor(x, **where) for x in m]) for name, m in metrics.items()})
+        return total, {}
 
-    def step_kl(self) -> float:
-        """KL(old || new) of the step just taken, nats per token, over all processes (k3)."""
-        total, count = over_ranks(torch.stack(self._step).sum(0)).tolist()
+    def step_metrics(self) -> dict[str, tuple[float, float]]:
+        """(sum, count) of each metric over the micro-batches and processes of the step just taken."""
+        names = sorted(self._step[0])
+        summed = over_ranks(torch.stack([torch.stack([seen[name] for name in names]) for seen in self._step]).sum(0))
         self._step.clear()
-        return total / count
+        return {name: (total, count) for name, (total, count) in zip(names, summed.tolist(), strict=True)}
 
     def _policy(self, logprobs: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         """The summed loss of the policy, to be divided by the units of the step, and what is seen of it."""
@@ -78,7 +82,6 @@ class PolicyObjective:
         )
         loss = surrogate.loss
         seen = policy_metrics(log_ratio, surrogate.clipped, torch.ones_like(log_ratio, dtype=torch.bool))
-        self._step.append(torch.stack([seen["approx_kl"].double() * n, n.double()]))
         metrics = {f"policy/{name}": Mean(value * n, n) for name, value in seen.items()}
         metrics["policy/loss"] = Mean((batch["weight"] * loss.detach()).sum(), batch["units"][0])
         if self.kind.kl_in == "loss":

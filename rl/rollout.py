@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from models.chat import Prompt
-from models.generation import Sample, sample
+from models.errors import NumericsError
+from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree, collate_rankings, within
 from models.logprobs import per_response, token_logprobs
 from rl.actor_critic import ActorCritic
+from rl.samplers import Sampler
 
 Item, Found = TypeVar("Item"), TypeVar("Found")
 EVALUATED = 8192  # tokens that are evaluated at once
@@ -76,7 +78,7 @@ class Measured(NamedTuple):
 
     answers: Answers
     scores: Tensor  # (G, columns)
-    tokens: dict[str, Tensor]  # (n,) logprobs, ref_logprobs, entropy; (n, C) values
+    tokens: dict[str, Tensor]  # (n,) logprobs, ref_logprobs, sampler_logprobs, entropy; (n, C) values
     end_values: Tensor | None  # (G, C) of the states after the last tokens
 
 
@@ -86,7 +88,7 @@ class Rollout:
 
     answers: list[Answers]
     scores: Tensor  # (R, columns) the scorer's
-    tokens: dict[str, Tensor]  # (R, T) logprobs, ref_logprobs, entropy; (R, T, C) values
+    tokens: dict[str, Tensor]  # (R, T) as in Measured; (R, T, C) values
     end_values: Tensor | None  # (R, C)
     mask: Tensor  # (R, T) bool
     seconds: dict[str, float] = field(default_factory=dict)  # where the time went
@@ -120,25 +122,15 @@ class RolloutEngine:
 
     model: ActorCritic
     scorer: Scorer
-    ends: set[int]
-    max_new_tokens: int
+    sampler: Sampler
     temperature: float
     layout: LayoutConfig
     ranks: Ranks
     bf16: bool = False  # the precision of the training
-    batch_size: int = 128  # responses that are generated at once
 
     def generate(self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator]) -> list[Answers]:
         """`n` responses a prompt, at the engine's temperature. generators: one a prompt."""
-        samples = sample(
-            self.model.policy,
-            [question.ids for question in questions for _ in range(n)],
-            max_new_tokens=self.max_new_tokens,
-            ends=self.ends,
-            temperature=self.temperature,
-            generator=[generator for generator in generators for _ in range(n)],
-            batch_size=self.batch_size,
-        )
+        samples = self.sampler.generate(self.model.policy, [question.ids for question in questions], n, generators)
         return [Answers(q, samples[i * n : (i + 1) * n]) for i, q in enumerate(questions)]
 
     @torch.no_grad()
@@ -151,10 +143,12 @@ class RolloutEngine:
             clock = _Clock(seconds)
             answers = self.generate([question for question, _ in part], n, [generator for _, generator in part])
             clock.lap("rollout")
-            scores = self.scorer(answers).split(n)
+            scores = judged(self.scorer, answers).split(n)
             clock.lap("scoring")
             evaluated = self._in_parts(answers, self._evaluate)
             clock.lap("evaluation")
+            for a, (tokens, _) in zip(answers, evaluated, strict=True):
+                tokens["sampler_logprobs"] = torch.tensor([x for s in a.samples for x in s.logprobs])
             return [Measured(a, s, *e) for a, s, e in zip(answers, scores, evaluated, strict=True)]
 
         return self.ranks.spread(list(zip(questions, generators, strict=True)), work)
@@ -202,6 +196,15 @@ class RolloutEngine:
         sizes = [tree.n_targets for tree in trees]
         columns = {name: value.cpu().split(sizes) for name, value in tokens.items()}
         return [({name: column[i] for name, column in columns.items()}, ends[i]) for i in range(len(trees))]
+
+
+def judged(scorer: Scorer, answers: Sequence[Answers]) -> Tensor:
+    """The scores of answers. An error about numbers takes the answers along, to be kept."""
+    try:
+        return scorer(answers)
+    except NumericsError as error:
+        error.batch = [(a.question.number, a.question.ids, [s.ids for s in a.samples]) for a in answers]
+        raise
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

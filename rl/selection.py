@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from models.errors import NumericsError
+from models.finite import first_bad_weight
 from models.generation import Sample
 from rl.config import RLConfig
-from rl.rollout import Answers, Question, RolloutEngine, Scorer
+from rl.rollout import Answers, Question, RolloutEngine, Scorer, judged
 
 
 class Selection:
@@ -32,16 +34,19 @@ class Selection:
         cfg: RLConfig,
         *,
         text: Callable[[Sample], str],
+        gold: Scorer | None = None,
     ) -> None:
+        """gold: says the truth of an answer, where it is known; it is looked at, and chooses nothing."""
         self.folder, self.engine, self.questions = folder, engine, questions
-        self.referee, self.cfg, self.text = referee, cfg, text
+        self.cfg, self.text = cfg, text
+        self.judges = {"referee": referee, "proxy": engine.scorer, **({} if gold is None else {"gold": gold})}
         self.policy = engine.model.policy
         self.looks: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
 
-    def look(self, iteration: int, rollout_kl: float, generators: Sequence[torch.Generator]) -> bool:
-        """Measure after every `evaluate_every` rollouts and after the last. True where the training is to stop: the KL
-        budget is used up, or `patience` looks were no better."""
+    def look(self, iteration: int, rollout_kl: float, generators: Sequence[torch.Generator]) -> str | None:
+        """Measure after every `evaluate_every` rollouts and after the last. Returns why the training is to stop, where
+        it is: the KL budget is used up, or `patience` looks were no better."""
         budget = self.cfg.kl.budget
         over = budget is not None and rollout_kl > budget
         due = iteration % self.cfg.evaluate_every == 0 or iteration == self.cfg.rollouts or over
@@ -53,7 +58,9 @@ class Selection:
                 self.best = found
                 if self.engine.ranks.rank == 0:
                     save_model(self.policy, str(self.folder / "best.safetensors"))
-        return over or self._tired()
+        if over:
+            return f"its KL of {rollout_kl:.2f} is above rl.kl.budget={budget:g}"
+        return f"no better referee in rl.patience={self.cfg.patience} looks" if self._tired() else None
 
     def restore_best(self) -> str:
         """Give the policy its best weights back, the last ones where no look could choose. Returns which, in words."""
@@ -85,37 +92,53 @@ class Selection:
 
     @torch.no_grad()
     def _measure(self, iteration: int, generators: Sequence[torch.Generator]) -> dict[str, float]:
-        def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[tuple[Answers, Tensor, Tensor, Tensor]]:
+        def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[tuple[Answers, Tensor, tuple[Tensor, ...]]]:
             answers = self.engine.generate([question for question, _ in part], 1, [g for _, g in part])
-            scores = (judge(answers) for judge in (self.referee, self.engine.scorer))
-            return list(zip(answers, *scores, self.engine.drift(answers), strict=True))
+            scores = [judged(judge, answers) for judge in self.judges.values()]
+            return list(zip(answers, self.engine.drift(answers), zip(*scores, strict=True), strict=True))
 
         seen = self.engine.ranks.spread(list(zip(self.questions, generators, strict=True)), work)
-        answers, referee, proxy, kl = zip(*seen, strict=True)
+        answers, kl, scores = zip(*seen, strict=True)
+        by_judge = dict(zip(self.judges, map(torch.stack, zip(*scores, strict=True)), strict=True))
         samples = [sample for a in answers for sample in a.samples]
-        found = {
-            "iteration": iteration,
-            "referee": self._overall(self.referee, torch.stack(referee)),
-            "proxy": self._overall(self.engine.scorer, torch.stack(proxy)),
-            "kl": float(torch.cat(kl).mean()),
-            "ended": sum(s.ended for s in samples) / len(samples),
-        }
+        found = {"iteration": iteration, "kl": self._kl(iteration, torch.cat(kl))}
+        overall = {name: self._overall(self.judges[name], by_judge[name]) for name in self.judges}
+        for name, values in overall.items():
+            found[name] = float(values.mean())
+            found[f"{name}_error"] = float(values.std(correction=0)) / len(values) ** 0.5
+        found["ended"] = sum(s.ended for s in samples) / len(samples)
         if self.cfg.constraint.limit is not None:
-            held = self.engine.scorer.columns.index(self.cfg.constraint.axis)
-            found["cost"] = -float(torch.stack(proxy)[:, held].mean())
+            held = self.judges["proxy"].columns.index(self.cfg.constraint.axis)
+            found["cost"] = -float(by_judge["proxy"][:, held].mean())
         if self.engine.ranks.rank == 0:
-            self._write(found, samples)
+            self._write(found, samples, {name: values.tolist() for name, values in overall.items()})
         return found
 
-    def _overall(self, judge: Scorer, scores: Tensor) -> float:
-        weights = self.cfg.column_weights(judge.weights, progress=1.0)
-        return float((scores @ torch.tensor([weights[name] for name in judge.columns])).mean())
+    def _kl(self, iteration: int, kl: Tensor) -> float:
+        """The mean over the prompts."""
+        wrong = [q.number for q, ok in zip(self.questions, kl.isfinite().tolist(), strict=True) if not ok]
+        if wrong:
+            raise NumericsError(
+                f"the look after rollout {iteration}: the log-probabilities of {len(wrong)} of {len(kl)} responses are "
+                f"not numbers, first for held-out prompt {wrong[0]}{first_bad_weight(self.policy)}"
+            )
+        return float(kl.mean())
 
-    def _write(self, found: dict[str, float], samples: Sequence[Sample]) -> None:
+    def _overall(self, judge: Scorer, scores: Tensor) -> Tensor:
+        """What each answer scores, all columns together."""
+        weights = self.cfg.column_weights(judge.weights, progress=1.0)
+        return scores @ torch.tensor([weights[name] for name in judge.columns])
+
+    def _write(self, found: dict[str, float], samples: Sequence[Sample], scores: dict[str, list[float]]) -> None:
         (self.folder / "looks").mkdir(exist_ok=True)
         answers = [
-            {"prompt": question.prompt[-1].content, "text": self.text(s), "ended": s.ended}
-            for question, s in zip(self.questions, samples, strict=True)
+            {
+                "prompt": question.prompt[-1].content,
+                "text": self.text(sample),
+                "ended": sample.ended,
+                "scores": {name: values[i] for name, values in scores.items()},
+            }
+            for i, (question, sample) in enumerate(zip(self.questions, samples, strict=True))
         ]
         text = json.dumps({**found, "answers": answers}, ensure_ascii=False)
         (self.folder / "looks" / f"{int(found['iteration'])}.json").write_text(text, encoding="utf-8")

@@ -5,36 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from models.loading import ModelConfig, load_scorer
-from rl.actor_critic import critic_from, fresh_critic
+from models.voices import Voices
+from rl.actor_critic import Critic, ValueHead, critic_from, fresh_critic, zero_head
 from rl.config import RLConfig
 from rl.rollout import Scorer
 from stages.reward_terms import RewardTerms
-from train.artifact import model_folder
 
 
 def starting_critic(
     cfg: RLConfig,
     reward: RewardTerms,
-    loading: ModelConfig,
-    policy: Callable[[], PreTrainedModel],
+    policy: PreTrainedModel,
+    voices: Voices | None,
+    copy: Callable[[], PreTrainedModel],
     say: Callable[[str], object],
-) -> tuple[nn.Module, nn.Linear] | None:
-    """A backbone and a head; None where the algorithm has no critic.
+) -> Critic | ValueHead | None:
+    """A critic that starts as the reward model, unless it is a head, or a voice that the reward model cannot be. None
+    where the algorithm has none.
 
-    loading: how the reward model is loaded. policy: makes a copy of the policy, whose values start at 0.
+    voices: the policy's, one of which the critic becomes. copy: makes one of the policy as it starts.
     """
     if not cfg.kind.critic:
         return None
     weights = critic_weights(cfg, reward)
-    if reward.critic_path is None:
-        say("the critic starts as the policy, every value at 0: no reward model reads its tokens")
-        return fresh_critic(policy(), len(weights))
-    model, _ = load_scorer(model_folder(reward.critic_path, "reward"), loading)
-    return critic_from(model, weights[:, : model.config.num_labels])
+    if cfg.critic == "head":
+        return zero_head(policy, len(weights))
+    if reward.to_value is not None:
+        start = reward.to_value()
+        return critic_from(start, weights[:, : start.config.num_labels])
+    say("the critic starts as the policy, every value at 0: no reward model reads its tokens")
+    return fresh_critic(voices or copy(), len(weights))
 
 
 def critic_weights(cfg: RLConfig, scorer: Scorer) -> Tensor:

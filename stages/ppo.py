@@ -9,31 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from instruct.prompts import Asked, PromptData
-from instruct.readers import InstructionData
+from instruct.readers import WORLD, InstructionData
 from instruct.sources import questions, replay
 from instruct.supervised import SupervisedRows, document_trees
 from models.adapters import AdapterConfig
 from models.chat import ChatFormat
 from models.errors import ConfigError
-from models.generation import end_tokens
+from models.generation import Sample, end_tokens
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
 from models.options import INPUT
+from models.sharing import voices_of
+from models.voices import Voices
 from reward.sources import RewardSources
-from rl.actor_critic import ActorCritic
+from rl.actor_critic import OF_CRITIC, ActorCritic
 from rl.config import RLConfig
-from rl.experience import Controls, Experience
+from rl.experience import Controls
 from rl.loop import Minibatches, RLBatches
 from rl.objective import PolicyObjective
 from rl.rollout import Question, Ranks, RolloutEngine, Scorer, freeze
+from rl.samplers import Sampling, load_sampler
 from rl.selection import Selection
-from rl.watch import rollout_metrics
 from stages.critics import starting_critic
 from stages.reward_terms import RewardTerms, reward_terms
+from stages.rollout_log import RolloutLog
+from stages.world_panel import world_gold
 from train.artifact import Artifact
 from train.callbacks import Pace
 from train.entry import start
@@ -64,25 +69,32 @@ def run(cfg: PPOStage) -> Artifact:
     with Run(cfg, stage="ppo") as run:
         if run.sealed:
             return run.sealed
-        policy, tokenizer = load_policy(run.input(cfg.model.path, "policy"), cfg.model, cfg.adapter)
+        folder = run.input(cfg.model.path, "policy")
+        policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
         chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
-        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say)
+        voices = voices_of(policy, folder)
+        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices)
         check_constraint(cfg.rl, reward.columns)
-        critic = starting_critic(cfg.rl, reward, cfg.reward, lambda: starting_policy(cfg, run), run.say)
-        reference = freeze(starting_policy(cfg, run, quantised=cfg.adapter.quantised))
-        model = ActorCritic(policy, reference, critic)
-        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward)
+        critic = starting_critic(cfg.rl, reward, policy, voices, lambda: load_policy(folder, cfg.model)[0], run.say)
+        model = ActorCritic(policy, voices or freeze(load_policy(folder, cfg.model)[0]), critic)
+        engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward, run.folder)
         data = questions(cfg.data)
         train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
         run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        judge = referee(cfg, run, tokenizer, reward)
-        selection = Selection(run.folder, engine, held, judge, cfg.rl, text=lambda s: chat.text(s.ids))
+        judge = referee(cfg, run, tokenizer, reward, voices)
+
+        def text(sample: Sample) -> str:
+            return chat.text(sample.ids)
+
+        gold = world_gold(cfg.data.seed, held, text) if cfg.data.path == WORLD else None
+        selection = Selection(run.folder, engine, held, judge, cfg.rl, text=text, gold=gold)
         objective, controls = (
             PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3),
             Controls.of(cfg.rl),
         )
+        log = RolloutLog(run, cfg.rl, controls, reward.columns, selection, text)
 
-        def look(iteration: int, kl: float) -> bool:
+        def look(iteration: int, kl: float) -> str | None:
             generators = [run.generator(f"look {iteration} {question.number}") for question in held]
             return selection.look(iteration, kl, generators)
 
@@ -95,33 +107,34 @@ def run(cfg: PPOStage) -> Artifact:
             minibatches=Minibatches(cfg.trainer.batch_size, cfg.trainer.accumulation),
             seed=cfg.seed,
             ptx=pretraining_rows(cfg, tokenizer),
-            on_rollout=lambda i, found: report(run, i, found, controls, reward.columns, batches.steps_per_rollout),
-            after_update=look,
+            after_update=lambda found: log.finished(found, look),
         )
-        run.state |= {"rl": batches.state_dict, "selection": selection.state_dict}
+        run.state |= {"rl": batches.state_dict, "selection": selection.state_dict, "alerts": log.alerts.state_dict}
         run.files["experience.pt"] = batches.write
         if restored := run.restored_state():
             batches.load_state_dict(restored["rl"], run.restored_file("experience.pt"))
             selection.load_state_dict(restored["selection"])
+            log.alerts.load_state_dict(restored["alerts"])
         else:
-            look(0, 0.0)
-        rates = dict.fromkeys(("critic", "value_head"), cfg.rl.critic_learning_rate)
+            log.start(look)
+        rates = dict.fromkeys(OF_CRITIC, cfg.rl.critic_learning_rate)
         run.train(model, batches, objective, cfg.trainer, rates=rates, pace=Pace(after_step=batches.after_step))
         run.say(selection.restore_best())
         chat.configure(policy)
-        sealed = run.seal(
-            "policy", model=policy, tokenizer=tokenizer, metrics={"kept": selection.best, "looks": selection.looks}
-        )
+        metrics = {"kept": selection.best, "looks": selection.looks, "alerts": log.told()}
+        sealed = run.seal("policy", model=policy, tokenizer=tokenizer, metrics=metrics)
         selection.forget_best()
         return sealed
 
 
-def referee(cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms) -> RewardTerms:
+def referee(
+    cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms, voices: Voices | None
+) -> RewardTerms:
     """What picks the checkpoint: a reward model of other data where there is one."""
     if cfg.referee is None:
         run.say("no referee=: the reward that the policy learns from picks the checkpoint, too")
         return reward
-    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say)
+    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say, voices)
 
 
 def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
@@ -130,19 +143,12 @@ def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
         raise ConfigError(f"rl.constraint.axis={cfg.constraint.axis}: expected one of {', '.join(columns)}")
 
 
-def starting_policy(cfg: PPOStage, run: Run, *, quantised: bool = False) -> PreTrainedModel:
-    """A copy of the policy as it starts."""
-    found, _ = load_policy(run.input(cfg.model.path, "policy"), cfg.model, quantised=quantised)
-    return found
-
-
-def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer) -> RolloutEngine:
+def rollout_engine(cfg: PPOStage, model: ActorCritic, ends: set[int], reward: Scorer, folder: Path) -> RolloutEngine:
     """Sampling, scoring and evaluation as the options say."""
     return RolloutEngine(
         model=model,
         scorer=reward,
-        ends=ends,
-        max_new_tokens=cfg.rl.max_new_tokens,
+        sampler=load_sampler(cfg.rl.sampler, Sampling(ends, cfg.rl.max_new_tokens, cfg.rl.temperature), folder),
         temperature=cfg.rl.temperature,
         layout=cfg.layout,
         ranks=Ranks(rank(), world_size(), gathered),
@@ -163,16 +169,6 @@ def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> Super
     if cfg.ptx is None:
         raise ConfigError("rl.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0")
     return SupervisedRows(document_trees(replay(cfg.ptx), tokenizer), cfg.layout, cfg.layout.max_length or 512)
-
-
-def report(run: Run, iteration: int, found: Experience, controls: Controls, columns: Sequence[str], steps: int) -> None:
-    """A rollout in the log, and in one line."""
-    metrics = rollout_metrics(found, controls, columns)
-    run.log(metrics, step=iteration * steps)
-    run.say(
-        f"rollout {iteration}: score {metrics['objective/score']:.3f}, KL {metrics['objective/kl']:.2f}, "
-        f"length {metrics['response/length']:.1f}, ended {metrics['response/ended']:.0%}"
-    )
 
 
 if __name__ == "__main__":

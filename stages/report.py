@@ -31,6 +31,7 @@ from evals.results import (
 from models.errors import ArtifactError
 from stages.reward_report import reward_quality
 from stages.reward_tables import best_of_points, ensemble_axes
+from stages.rl_report import is_rl, rl_alerts, rl_course
 from stages.task_tables import task_tables
 from train.artifact import Artifact, read_artifact
 from train.entry import start
@@ -65,28 +66,31 @@ def run(cfg: ReportStage) -> Path:
     if evaluation is not None:
         shutil.copy(evaluation.folder / "results.json", folder / "results.json")
         return write_report(folder / "report.html", assembled(cfg.name, artifacts, evaluation))
-    if reward_among(artifacts) is None:
+    if reward_among(artifacts) is None and not any(map(is_rl, artifacts)):
         raise ArtifactError(
-            f"{folder}: no sealed evaluation or reward model; run stages.evaluate name={cfg.name} first"
+            f"{folder}: no sealed evaluation, reward model or policy of stages.ppo; run stages.evaluate "
+            f"name={cfg.name} first"
         )
-    return write_report(folder / "report.html", of_reward_model(cfg.name, artifacts))
+    return write_report(folder / "report.html", of_stages(cfg.name, artifacts))
 
 
 def reward_among(artifacts: Sequence[Artifact]) -> Artifact | None:
     return next((a for a in artifacts if a.manifest["kind"] == "reward"), None)
 
 
-def of_reward_model(name: str, artifacts: Sequence[Artifact]) -> Report:
-    """The page of an experiment that has come as far as its reward model."""
-    reward = reward_among(artifacts)
+def of_stages(name: str, artifacts: Sequence[Artifact]) -> Report:
+    """The page of an experiment that has come as far as its reward model or its policy, before any evaluation."""
+    reward, courses = reward_among(artifacts), tuple(rl_course(a) for a in artifacts if is_rl(a))
+    asks = "what did the policy learn?" if courses else "how good is the reward model?"
     return Report(
-        title=f"{name}: how good is the reward model?",
+        title=f"{name}: {asks}",
         models=(),
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         reward_quality=reward_quality(reward) if reward else None,
+        rl=courses,
         ensemble=tuple(ensembles(artifacts)),
         alerts=tuple(alerts(artifacts)),
-        facts=facts(artifacts, reward.manifest) if reward else {},
+        facts=facts(artifacts, artifacts[-1].manifest),
     )
 
 
@@ -103,6 +107,7 @@ def assembled(name: str, artifacts: Sequence[Artifact], evaluation: Artifact) ->
         stages=tuple(stage_record(artifact) for artifact in artifacts),
         frontiers=tuple(frontiers(evaluation)),
         reward_quality=reward_quality(reward) if reward else None,
+        rl=tuple(rl_course(a) for a in artifacts if is_rl(a)),
         ensemble=tuple(ensembles(artifacts)),
         best_of={m: best_of_points(found["best_of"]) for m, found in results.items() if "best_of" in found},
         samples=tuple(samples(evaluation)),
@@ -155,7 +160,7 @@ def stage_record(artifact: Artifact) -> StageRecord:
         config={key: value for key, value in manifest["config"].items() if value is not None},
         metrics={k: float(v) for k, v in manifest["metrics"].items() if isinstance(v, int | float)},
         curves=curves,
-        time_split=split,
+        time_split={} if is_rl(artifact) else split,  # the course of RL shows its own
     )
 
 
@@ -202,6 +207,8 @@ def alerts(artifacts: Sequence[Artifact]) -> Iterator[Alert]:
             yield Alert(
                 artifact.folder.name, "the referee preferred the starting policy to every later one", severe=True
             )
+        if is_rl(artifact):
+            yield from rl_alerts(artifact)
 
 
 if __name__ == "__main__":

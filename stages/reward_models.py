@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_classifier, load_scorer, speaks_chat
+from models.sharing import load_shared_scorer, why_apart
+from models.voices import Voices
 from reward.classifier import Classifier
 from reward.ensemble import EnsembleConfig, RewardEnsemble, RewardModel
 from train.artifact import model_folder
@@ -28,3 +32,17 @@ def load_any_classifier(path: str, cfg: ModelConfig, layout: LayoutConfig, reads
         return load_reward_model(path, cfg, layout)
     model, tokenizer = load_classifier(folder, cfg)
     return Classifier(model.eval().requires_grad_(False), tokenizer, reads=reads)
+
+
+def load_on_policy(
+    path: str, cfg: ModelConfig, layout: LayoutConfig, voices: Voices, say: Callable[[str], object]
+) -> RewardModel | None:
+    """A reward model as a voice of the policy, on one copy of the weights. None where it cannot, which is said."""
+    folder = model_folder(path, "reward")
+    if apart := why_apart(voices, folder, cfg):
+        say(
+            f"{path} has a copy of the weights: {apart}; one on the policy's own is trained with "
+            f"stages.reward model.path={voices.model.adapter.base} adapter={voices.model.adapter.config.method}"
+        )
+        return None
+    return RewardModel(*load_shared_scorer(folder, cfg, voices), layout)

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.chat import ChatFormat
 from models.errors import ArtifactError, ConfigError, NumericsError
 from models.http import shown
 from models.layout import LayoutConfig, Tree
-from models.loading import tokenizer_digest
+from models.loading import load_scorer, tokenizer_digest
+from models.sharing import SharedScorer
+from models.voices import Voices
 from reward.ensemble import MembersConfig, Replies, combined
 from reward.function_source import FunctionSource
 from reward.members import Member
@@ -25,7 +27,8 @@ from reward.remote_source import RemoteSource
 from reward.responses import Response
 from reward.sources import LearnedReward, RewardSources, RewardTerm
 from rl.rollout import Answers
-from stages.reward_models import load_any_classifier
+from stages.reward_models import load_any_classifier, load_on_policy
+from train.artifact import model_folder
 
 
 class Groups(NamedTuple):
@@ -43,64 +46,78 @@ class Term:
     option: str
     columns: Mapping[str, float]
     score: Callable[[Groups], Tensor]  # (R, its columns)
-    members: Sequence[Member] = ()  # the reward models that it asks
 
 
 class RewardTerms:
     """Scores of responses, (R, columns), larger is better; their weighted sum is the reward.
 
-    critic_path: of a reward model, the first of the columns, that reads the policy's own tokens, so that a critic can
-    start as its copy.
+    to_value: gives what a critic can start as, a reward model of the first columns that reads the policy's own tokens;
+    None where there is none.
     """
 
-    def __init__(self, terms: Sequence[Term], chat: ChatFormat, critic_path: str | None) -> None:
-        self.terms, self.chat, self.critic_path = list(terms), chat, critic_path
+    def __init__(
+        self, terms: Sequence[Term], chat: ChatFormat, to_value: Callable[[], PreTrainedModel | SharedScorer] | None
+    ) -> None:
+        self.terms, self.chat, self.to_value = list(terms), chat, to_value
         self.weights = {name: weight for term in terms for name, weight in term.columns.items()}
         self.columns = tuple(self.weights)
 
     def __call__(self, answers: Sequence[Answers]) -> Tensor:
-        groups = Groups(
-            [a.tree for a in answers],
-            [Replies(a.question.prompt, self.texts(a), [s.ended for s in a.samples]) for a in answers],
-            [
-                Response(a.question.prompt, text, s.ids, s.ended, a.question.fields)
-                for a in answers
-                for text, s in zip(self.texts(a), a.samples, strict=True)
-            ],
-        )
-        scores = []
+        groups, scores = self._groups(answers), []
         for term in self.terms:
             scores.append(term.score(groups))
             check_finite(term, scores[-1], answers)
         return torch.cat(scores, dim=1)
 
-    def texts(self, answers: Answers) -> list[str]:
-        return [self.chat.text(s.ids) for s in answers.samples]
-
-    def to(self, device: torch.device) -> None:
-        """Move every model there."""
-        for model in (member.model.model for term in self.terms for member in term.members):
-            model.to(device)
+    def _groups(self, answers: Sequence[Answers]) -> Groups:
+        texts = [
+            Replies(a.question.prompt, [self.chat.text(s.ids) for s in a.samples], [s.ended for s in a.samples])
+            for a in answers
+        ]
+        responses = [
+            Response(a.question.prompt, text, s.ids, a.question.fields)
+            for a, replies in zip(answers, texts, strict=True)
+            for text, s in zip(replies.texts, a.samples, strict=True)
+        ]
+        return Groups([a.tree for a in answers], texts, responses)
 
 
 def reward_terms(
-    cfg: RewardSources, tokenizer: PreTrainedTokenizerBase, layout: LayoutConfig, say: Callable[[str], object]
+    cfg: RewardSources,
+    tokenizer: PreTrainedTokenizerBase,
+    layout: LayoutConfig,
+    say: Callable[[str], object],
+    voices: Voices | None = None,
 ) -> RewardTerms:
     """Every source that a configuration names, for a policy with this tokenizer. What needs no model comes first, so
-    that its faults are told before models are loaded."""
+    that its faults are told before models are loaded. voices: the policy's, whose weights reward models may share."""
     chat, digest = ChatFormat(tokenizer), tokenizer_digest(tokenizer)
 
     def load(path: str, own: LearnedReward, option: str) -> Member:
-        member = Member(load_any_classifier(path, own, layout, own.reads), own.label, digest, option)
+        shared = load_on_policy(path, own, layout, voices, say) if voices is not None else None
+        model = shared or load_any_classifier(path, own, layout, own.reads)
+        member = Member(model, own.label, digest, option)
         say(f"{option}: {path} {member.manner}")
         return member
 
     plain = {name: plain_term(f"reward.also.{name}", name, term) for name, term in cfg.also.items() if not term.path}
-    terms = [main_term([load(path, cfg, "reward") for path in cfg.paths], cfg)] if cfg.paths else []
+    members = [load(path, cfg, "reward") for path in cfg.paths]
+    terms = [main_term(members, cfg)] if members else []
     terms += [plain.get(name) or model_term(name, term, load) for name, term in cfg.also.items()]
-    from_start = zip(cfg.paths, terms[0].members, strict=False)
-    critic_path = next((path for path, m in from_start if m.shares_ids and m.label is None), None)
-    return RewardTerms(terms, chat, critic_path)
+    return RewardTerms(terms, chat, to_value(members, cfg, voices))
+
+
+def to_value(
+    members: Sequence[Member], cfg: RewardSources, voices: Voices | None
+) -> Callable[[], PreTrainedModel | SharedScorer] | None:
+    """What gives a critic its start: a reward model on the policy's weights, or a copy of one beside a policy that
+    shares nothing."""
+    for path, member in zip(cfg.paths, members, strict=True):
+        if member.shares_ids and member.label is None and voices is None:
+            return lambda path=path: load_scorer(model_folder(path, "reward"), cfg)[0]
+        if member.label is None and isinstance(member.model.model, SharedScorer):
+            return lambda model=member.model.model: model
+    return None
 
 
 Load = Callable[[str, LearnedReward, str], Member]
@@ -111,7 +128,7 @@ def main_term(members: Sequence[Member], cfg: MembersConfig) -> Term:
     axes = members[0].axes
     if any(member.axes != axes for member in members):
         raise ArtifactError(f"reward.models={cfg.models}: some score helpful, honest and harmless, others one thing")
-    return Term("reward", dict.fromkeys(axes, 1.0), by_members(members, cfg), members)
+    return Term("reward", dict.fromkeys(axes, 1.0), by_members(members, cfg))
 
 
 def model_term(name: str, cfg: RewardTerm, load: Load) -> Term:
@@ -120,7 +137,7 @@ def model_term(name: str, cfg: RewardTerm, load: Load) -> Term:
     member = load(cfg.path or "", cfg, option)
     if len(member.axes) > 1:
         raise ConfigError(f"{option}: scores {', '.join(member.axes)}; say which of them with {option}.label=...")
-    return Term(option, {name: cfg.weight}, by_members([member], MembersConfig()), [member])
+    return Term(option, {name: cfg.weight}, by_members([member], MembersConfig()))
 
 
 def plain_term(option: str, name: str, cfg: RewardTerm) -> Term:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from evals.subject import Response, Subject
 from instruct.sources import asked
 from instruct.world import Task, World, is_refusal, judge
 from models.chat import Message, Prompt
+from models.generation import Sample
+from rl.rollout import Answers as RLAnswers
+from rl.rollout import Question
 from train.artifact import read_artifact
 
 N_EXAMPLES = 3  # of a few-shot prompt
@@ -73,17 +77,9 @@ class WorldPanel:
                 best = read_artifact(Path(path), verify=False).manifest["metrics"]["kept"]
                 kept = best and best["iteration"]
                 looks = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-                tasks = self._development_tasks({a["prompt"] for look in looks for a in look["answers"]})
+                tasks = development_tasks(self.world, {a["prompt"] for look in looks for a in look["answers"]})
                 found[name] = [{**_frontier_point(tasks, look), "kept": look["iteration"] == kept} for look in looks]
         return found
-
-    def _development_tasks(self, prompts: set[str]) -> dict[str, Task]:
-        """Development tasks by prompt, as many as hold these prompts of the world; drawing many takes seconds."""
-        per_family, tasks = 16, {}
-        while not prompts <= tasks.keys() and per_family < 1024:
-            per_family *= 2
-            tasks = {task.prompt: task for task in self.world.tasks("dev", per_family)}
-        return tasks
 
     def _values(self, answers: Answers) -> dict[str, list[float]]:
         refused = torch.tensor([float(is_refusal(r.text)) for r in answers.responses])
@@ -109,6 +105,36 @@ class WorldPanel:
         chosen = random.Random(task.id).sample(same, N_EXAMPLES)
         turns = [m for t in chosen for m in (Message("user", t.prompt), Message("assistant", t.answers[0]))]
         return (*turns, Message("user", task.prompt))
+
+
+def development_tasks(world: World, prompts: set[str]) -> dict[str, Task]:
+    """Development tasks by prompt, as many as hold these prompts of the world; drawing many takes seconds."""
+    per_family, tasks = 16, {}
+    while not prompts <= tasks.keys() and per_family < 1024:
+        per_family *= 2
+        tasks = {task.prompt: task for task in world.tasks("dev", per_family)}
+    return tasks
+
+
+@dataclass(frozen=True)
+class WorldGold:
+    """A scorer of RL that knows the truth: the mean of helpful, honest and harmless."""
+
+    tasks: Mapping[str, Task]  # by prompt
+    text: Callable[[Sample], str]
+    columns: tuple[str, ...] = ("gold",)
+    weights: Mapping[str, float] = field(default_factory=lambda: {"gold": 1.0})
+
+    def __call__(self, answers: Sequence[RLAnswers]) -> Tensor:
+        """(responses in order, 1)."""
+        asked = [(self.tasks[a.question.prompt[-1].content], s) for a in answers for s in a.samples]
+        judged = [judge(task, self.text(s), s.ended) for task, s in asked]
+        return torch.tensor(judged).view(-1, 3).mean(1, keepdim=True)
+
+
+def world_gold(seed: int, questions: Sequence[Question], text: Callable[[Sample], str]) -> WorldGold:
+    """The truth of development prompts of the world."""
+    return WorldGold(development_tasks(World(seed), {q.prompt[-1].content for q in questions}), text)
 
 
 def gold(tasks: Sequence[Task], responses: Sequence[Response]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from command import ROOT, run
 from tiny_data import STEPS
 
-from bench import methods, preference
+from bench import decode, methods, preference
 from bench.harness import Contestant, Failed, Outcome, Work, agreement, peak_memory, results
 
 CURVE = [2.0, 1.5, 1.0]
@@ -70,6 +70,15 @@ def test_both_sides_train_alike(subject: str, tmp_path: Path) -> None:
     assert [row["role"] for row in found["rows"]] == ["ours", "default"]
     assert found["agreement"]["fp32 TRL, default"]["loss"] < 1e-4
     assert found["ratio_to_default"] > 0
+
+
+def test_decoding_gives_the_responses_of_generate(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.decode", "--quick", "--outputs", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and "| 2 | uneven |" in ended.stdout, ended.stderr
+    equal, uneven = json.loads((tmp_path / "decode.json").read_text())["rows"]
+    assert equal["tokens"] == 2 * 8 and uneven["responses"] == 4 and equal["ratio"] > 0
+    assert decode.until([4, 7, 5, 7], [7, 5]) == [4, 7] and decode.until([4, 4], [7]) == [4, 4]
 
 
 def test_methods_fills_a_row_of_the_table(

@@ -38,6 +38,8 @@ from evals.reward_results import (
     SourceGroup,
     Told,
 )
+from evals.rl_results import Look, RLCourse, Then
+from evals.rl_results import Told as Answered
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 HOSTILE = "<script>alert(1)</script>\x1b[31m\x00 \u202egnp \ud800 </td></table> & 'quote' \"double\" \u2028 \u200d"
@@ -103,6 +105,16 @@ def reward_quality(text="hello"):
     )
 
 
+def rl_course(text="hello"):
+    looks = (
+        Look(0, -0.01, {"proxy": 0.5, "gold": 0.8}, {"proxy": 0.1, "gold": 0.02}),
+        Look(2, 4.0, {"proxy": 0.9, "gold": 0.7}, {"proxy": 0.1, "gold": 0.02}, kept=True),
+    )
+    reward = {f"reward/{text}": [(1, 0.1), (2, 0.2)], "objective/kl": [(1, 0.0), (2, 1.5)], "unfinished": [(1, 0.0)]}
+    then = Then(text, Answered("", {"gold": 0.5}), Answered(text, {"gold": 0.25}))
+    return RLCourse("ppo", reward, looks, {2: [0.0, -1.5, 3.0]}, {f"rollout {text}": 1.0}, (then,))
+
+
 def full_report(text="hello"):
     measured = {m.key: Estimate(0.5, 0.45, 0.55, 100) for m in (*METRICS, *TASK_METRICS)}
     gains = {key: Estimate(0.1, 0.05, 0.15, 100) for key in measured}
@@ -129,6 +141,7 @@ def full_report(text="hello"):
         ),
         frontiers=(Frontier("ppo", (FrontierPoint(0, 0, 0.5), FrontierPoint(4, 1, 0.6, 8, kept=True))),),
         reward_quality=reward_quality(text),
+        rl=(rl_course(text),),
         samples=(Sample(text, {"base": Answer(text, {"helpful": 0.5}), "sft": Answer("")}, text, right=text),),
         alerts=(Alert("ppo", text, severe=True),),
         facts={"seed": text},
@@ -149,6 +162,7 @@ def test_the_page_is_whole_and_shows_every_part(tmp_path):
         "Helpful, honest, harmless",
         "Reward against KL",
         "Reward model",
+        "Reinforcement learning: ppo",
         "Answers side by side",
     ):
         assert heading in page.text
@@ -248,6 +262,21 @@ def test_a_reward_model_alone_has_a_page_of_its_own(tmp_path):
     page = Page(written(tmp_path, Report("t", (), reward_quality=reward_quality())))
     assert page.open == [] and "Reward model" in page.text and "Lineage" in page.text
     assert "Did the model get better" not in page.text and "No model was evaluated." not in page.text
+
+
+def test_the_course_of_rl_alone_has_a_page_with_every_judge_it_had(tmp_path):
+    text = written(tmp_path, Report("t", (), rl=(rl_course("why <b>?"),)))
+    page = Page(text)
+    assert page.open == [] and "Did the model get better" not in page.text and "No reward model" not in page.text
+    assert "Gold score" in page.text and "Learned reward" in page.text and "Referee" not in page.text
+    assert text.count('class="kept c-ppo"') == 2 and "rollout 2: 0.7 at 4 nats" in page.text
+    assert '<span class="score low">gold 0.25 (\N{MINUS SIGN}0.25)</span>' in text and "(empty)" in page.text
+    assert "explained variance" not in page.text  # it was not logged
+
+
+def test_a_course_without_looks_says_what_nobody_knows(tmp_path):
+    course = RLCourse("ppo", {"objective/kl": [(1, 0.0)]})
+    assert "nothing tells whether it generalised" in Page(written(tmp_path, Report("t", (), rl=(course,)))).text
 
 
 def test_a_hack_that_pays_is_red_and_said_in_words(tmp_path):

@@ -26,7 +26,7 @@ def said(*texts: str) -> list[list[dict[str, str]]]:
 
 
 def response(text: str, **fields: Any) -> Response:
-    return Response(QUESTION, text, [5, 6, 7], True, fields)
+    return Response(QUESTION, text, [5, 6, 7], fields)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ FAST = Limits(timeout=0.5, tries=2, wait=0.01)
 
 
 def responses(n: int) -> list[Response]:
-    return [Response((Message("user", f"prompt {i}"),), f"text {'x' * i}", [1], True, {"secret": i}) for i in range(n)]
+    return [Response((Message("user", f"prompt {i}"),), f"text {'x' * i}", [1], {"secret": i}) for i in range(n)]
 
 
 def lengths(_: int, body: Any) -> Callable[[BaseHTTPRequestHandler], None]:

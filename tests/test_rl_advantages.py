@@ -221,3 +221,8 @@ def test_overlong_reference_numbers(inputs, expected):
 def test_overlong_penalty_starts_at_the_buffer():
     got = overlong_penalty(double([10, 8, 9]), max_length=10, buffer=2, factor=0.5)
     assert_near(got, [-0.5, 0.0, -0.25])
+
+
+@given(st.floats(-100, 100, width=32), st.integers(2, 200))
+def test_equal_values_whiten_to_exactly_zero(value: float, n: int) -> None:
+    assert whiten(torch.full((n, 3), value), torch.ones(n, 3, dtype=torch.bool)).eq(0).all()

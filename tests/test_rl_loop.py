@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.chat import ChatFormat, Message
 from models.errors import ConfigError, NumericsError
+from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree
 from models.loading import ModelConfig, load_policy, tokenizer_digest
 from models.scorer import reward_model_from, score_trees
@@ -23,8 +25,10 @@ from rl.algorithms import ALGORITHMS
 from rl.config import AxisWeights, ConstraintConfig, FinalWeights, KLConfig, RLConfig, ScoreConfig
 from rl.experience import Controls, Experience, experience
 from rl.loop import Minibatches, RLBatches
+from rl.mismatch import sampler_mismatch
 from rl.objective import PolicyObjective, check_first_ratio
 from rl.rollout import Answers, Question, Ranks, Rollout, RolloutEngine, freeze
+from rl.samplers import HFSampler, SamplerConfig, Sampling
 from rl.selection import Selection
 from stages.critics import critic_weights
 from stages.reward_terms import RewardTerms, main_term
@@ -62,8 +66,7 @@ class Parts:
         self.engine = RolloutEngine(
             model=self.model,
             scorer=self.scorer,
-            ends={self.chat.end_ids[-1]},
-            max_new_tokens=cfg.max_new_tokens,
+            sampler=HFSampler(Sampling({self.chat.end_ids[-1]}, cfg.max_new_tokens, cfg.temperature)),
             temperature=cfg.temperature,
             layout=LayoutConfig(bin_tokens=64),
             ranks=Ranks(),
@@ -80,8 +83,7 @@ class Parts:
             minibatches=Minibatches(8, accumulation),
             seed=3,
             ptx=None,
-            on_rollout=lambda iteration, found: self.told.append((iteration, found)),
-            after_update=lambda iteration, kl: False,
+            after_update=lambda found: bool(self.told.append((found.iteration, found.experience))),
         )
 
     def loss(self, batch: Batch) -> Tensor:
@@ -113,12 +115,13 @@ def test_the_first_minibatch_has_ratio_one_and_clips_nothing(
 ) -> None:
     parts = Parts(llama_folder, config(algorithm=algorithm, ratio=ratio), tmp_path)
     batch = next(iter(parts.batches()))
-    loss, metrics = parts.objective(parts.model, batch, batch["units"])
-    loss.backward()
-    found = metrics["policy/ratio"]
-    assert float(found.total / found.count) == pytest.approx(1.0, abs=1e-3)
-    assert float(metrics["policy/clip_fraction"].total) == 0
-    assert float(metrics["policy/approx_kl"].total) == pytest.approx(0.0, abs=1e-5)
+    assert batch["weight"].gt(0).all()
+    parts.loss(batch).backward()
+    metrics = parts.objective.step_metrics()
+    total, count = metrics["policy/ratio"]
+    assert total / count == pytest.approx(1.0, abs=1e-3)
+    assert metrics["policy/clip_fraction"][0] == 0
+    assert metrics["policy/approx_kl"][0] == pytest.approx(0.0, abs=1e-5)
     assert (parts.model.critic is not None) == ("value/loss" in metrics)
     assert all(torch.isfinite(p.grad).all() for p in parts.model.parameters() if p.grad is not None)
 
@@ -141,9 +144,9 @@ def test_the_critics_of_a_whole_response_are_the_weighted_reward_and_the_cost(
     reward_model.config.reward_mean, reward_model.config.reward_std = [1.0, -2.0, 0.5], [2.0, 0.5, 4.0]
     scores = score_trees(reward_model, [Tree.of([5, 6, 7], [[8, 9]])], LayoutConfig())[0]
     parts.cfg.weights = AxisWeights(helpful=1.0, honest=0.5, harmless=2.0)
-    backbone, head = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
-    hidden = backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
-    torch.testing.assert_close(head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
+    critic = critic_from(reward_model, critic_weights(parts.cfg, parts.scorer))
+    hidden = critic.backbone(torch.tensor([[5, 6, 7, 8, 9]])).last_hidden_state[0, -1]
+    torch.testing.assert_close(critic.value_head(hidden), torch.stack([scores[0] + 0.5 * scores[1], -scores[2]]))
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
@@ -168,6 +171,27 @@ def test_micro_batches_add_up_to_the_step(aggregation: str, llama_folder: str, t
     torch.testing.assert_close(units, whole["units"])
     losses = [parts.objective(parts.model, batch, units)[0] for batch in micro]
     torch.testing.assert_close(sum(losses), parts.loss(whole), atol=1e-5, rtol=0)
+
+
+class Doubting(HFSampler):
+    """Believes its samples half as likely as they are."""
+
+    def generate(self, *asked: Any) -> list[Sample]:
+        found = super().generate(*asked)
+        return [s._replace(logprobs=[x - math.log(2) for x in s.logprobs]) for s in found]
+
+
+@pytest.mark.parametrize(("correction", "weight"), [("none", 1.0), ("token", 1.5), ("sequence", 0.0)])
+def test_tokens_weigh_what_their_sampler_got_wrong(
+    correction: str, weight: float, llama_folder: str, tmp_path: Path
+) -> None:
+    parts = Parts(llama_folder, config(sampler=SamplerConfig(correction=correction, cap=1.5)), tmp_path)
+    parts.engine.sampler = Doubting(parts.engine.sampler.sampling)
+    rollout = parts.rollout()
+    batch = parts.experience(rollout).collate(range(4), LayoutConfig(), "token_mean", 6)
+    assert batch["weight"].unique().tolist() == [weight]
+    mismatch = sampler_mismatch(rollout.tokens["logprobs"], rollout.tokens["sampler_logprobs"], rollout.mask)
+    assert mismatch["mean"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def steps(batches: RLBatches, n: int | None = None) -> list[Batch]:
@@ -222,7 +246,7 @@ def test_an_update_that_went_far_enough_leaves_its_other_minibatches_out(llama_f
     batches, moved = parts.batches(), 0
     for _ in batches:
         moved += 1
-        parts.objective._step.append(torch.tensor([moved * 1e-7, 1.0], dtype=torch.float64))
+        parts.objective.step_metrics = lambda kl=moved * 1e-7: {"policy/approx_kl": (kl, 1.0)}
         batches.after_step(moved)
     assert moved == 2 and [iteration for iteration, _ in parts.told] == [1, 2]
 
@@ -310,7 +334,7 @@ def test_the_kept_policy_is_the_one_that_the_referee_liked_best(llama_folder: st
     for iteration in range(3):
         with torch.no_grad():
             weight.fill_(float(iteration))
-        stops.append(selection.look(iteration, 0.0, [torch.Generator()] * 4))
+        stops.append(selection.look(iteration, 0.0, [torch.Generator()] * 4) is not None)
     assert selection.restore_best().startswith("kept the policy after rollout 1: referee 6")
     assert weight.unique().tolist() == [1.0]
     assert stops == [False, False, True]

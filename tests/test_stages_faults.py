@@ -6,13 +6,13 @@ import json
 import os
 import pickle
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from command import composed, refused, run, stage
+from offline import records
 from tiny_data import INSTRUCTIONS, ROLLOUTS, STEPS, sft, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,6 +53,14 @@ def test_a_misspelt_choice_of_data_ends_with_2_and_the_nearest_one(tmp_path: Pat
     assert ended.code == 2
     assert "alpacca" in ended.error and "did you mean alpaca" in ended.error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["End with #### and a number", "Be kind, be brief."])
+def test_a_text_that_wants_quotes_is_told_how_to_stand_in_them(tmp_path: Path, text: str) -> None:
+    asked = ("data=prompts", "data.path=x", "model.path=y", "reward.path=z")
+    ended = stage("ppo", *asked, f"data.system={text}", cwd=tmp_path)
+    assert ended.code == 2 and f"data.system={text}: cannot be read" in ended.error and "in quotes" in ended.error
+    assert composed("ppo", *asked, f'data.system="{text}"').data.system == text
 
 
 def test_data_of_another_stages_kind_ends_with_2_and_says_so(tmp_path: Path) -> None:
@@ -233,7 +241,7 @@ def logged(folder: Path) -> list[dict[str, float]]:
     [
         ("sft", ("sft:step:2", "sft:step:5", "sft:save:8", "sft:step:9")),
         ("reward", ("reward:step:5", "reward:step:9")),
-        ("ppo", ("ppo:step:3", "ppo:step:10")),
+        ("ppo", ("ppo:step:1", "ppo:step:3", "ppo:step:10")),
         ("dpo", ("dpo:step:5", "dpo:step:9")),
     ],
 )
@@ -273,34 +281,18 @@ def test_a_stage_that_is_killed_and_started_again_ends_as_if_nothing_had_been(
     metrics = [json.loads((folder / "manifest.json").read_text())["metrics"] for folder in found]
     assert metrics[0] == metrics[1]
     if name == "ppo":
-        assert contents(found[0] / "looks") == contents(found[1] / "looks")
+        for beside in ("looks", "rollouts"):
+            assert contents(found[0] / beside) == contents(found[1] / beside)
 
 
 # --- the outside world ------------------------------------------------------------------------------------------------
 
 
 def tracked(file: Path) -> dict[str, Any]:
-    """The run that an offline file of W&B holds. It is a log as LevelDB writes them, after a head of 7 bytes: blocks of
-    32 KiB with parts of records, each after 7 bytes of checksum, length and kind."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, parts = file.read_bytes(), 7, b""
-    while at < len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record.FromString(parts)
-            if record.HasField("run"):
-                run = record.run
-                config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
-                return {"group": run.run_group, "job": run.job_type, "project": run.project, "config": config}
-            parts = b""
-    raise AssertionError(f"{file} holds no run")
+    """The run that an offline file of W&B holds."""
+    run = next(record.run for record in records(file) if record.HasField("run"))
+    config = {entry.key: json.loads(entry.value_json) for entry in run.config.update}
+    return {"group": run.run_group, "job": run.job_type, "project": run.project, "config": config}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ EXACT = RewardTerm(function="reward.functions.exact_match", weight=2.0)
 
 
 def sampled(ids: list[int], ended: bool = True) -> Sample:
-    return Sample(ids, ended)
+    return Sample(ids, ended, [0.0] * len(ids))
 
 
 class Policy:

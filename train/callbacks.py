@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.errors import NumericsError
+from models.finite import bad_tensor, first_bad_weight
 from train import checkpoints
 from train.faults import fault_point
 from train.processes import barrier, rank
@@ -119,13 +120,15 @@ class Checkpoints(TrainerCallback):
         self.boundary = boundary
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> TrainerControl:
         fault_point(f"{self.stage}:step:{state.global_step}")
         step, every = state.global_step, int(args.save_steps)
         due = args.save_strategy != "no" and step // every > (step - self.boundary) // every
         control.should_log |= state.global_step == state.max_steps
         control.should_save = due and state.global_step % self.boundary == 0 and state.global_step < state.max_steps
+        if control.should_save:  # a checkpoint of such weights would push out one that is good
+            check_weights(model, state.global_step)
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -153,10 +156,16 @@ class NumbersGuard(TrainerCallback):
             self.in_a_row = 0
             return
         self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
-        for parameter in model.parameters():
-            parameter.grad = None
         if self.in_a_row >= self.patience:
             raise NumericsError(
-                f"step {state.global_step}: the gradient was not a number {self.patience} times in a row; "
-                "lower trainer.learning_rate, or look at the rows of these steps"
+                f"step {state.global_step}: the gradient was not a number {self.patience} times in a row"
+                f"{first_bad_weight(model)}; lower trainer.learning_rate, or look at the rows of these steps"
             )
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+def check_weights(model: Any, step: int) -> None:
+    """Raise NumericsError where a weight is not a number."""
+    if name := bad_tensor(model):
+        raise NumericsError(f"step {step}: the weights {name} are not numbers; lower trainer.learning_rate")

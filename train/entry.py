@@ -13,7 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -114,6 +114,9 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 def _config_line(error: BaseException, known: list[str]) -> str:
     """What a person needs of Hydra's message: the option, and the nearest one there is."""
     messages = [str(cause) for cause in _chain(error)]
+    if isinstance(error, OverrideParseException) or messages[0].startswith("Ambiguous value"):
+        typed = error.override if isinstance(error, OverrideParseException) else messages[0].split("'")[1]
+        return f"{typed}: cannot be read; a value with marks such as , # ( {{ in it stands in quotes, as 'x=\"a, b\"'"
     if isinstance(error, MissingMandatoryValue):
         return messages[0]
     everything = "\n".join(messages)

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.utils import logging as transformers_logging
 
 from models.adapter_files import save_adapter
-from models.errors import ArtifactError, ConfigError
+from models.errors import ArtifactError, ConfigError, NumericsError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
 from models.options import RUNTIME
 from train import checkpoints
 from train.artifact import MANIFEST, RUN_RECORD, Artifact, base_of, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress, check_weights
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
@@ -92,6 +92,10 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, NumericsError) and error.batch:
+            path = self.folder / f"failed_batch-{rank()}.pt"
+            torch.save(error.batch, path)
+            self.say(f"what was no number came of the batch in {path}")
         self._close()
 
     def input(self, path: str, kind: str) -> str:
@@ -187,7 +191,12 @@ class Run:
                 f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
                 "every process would train on the same rows"
             )
-        done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            check_weights(loop.model, loop.state.global_step)
+        except NumericsError as error:
+            error.batch = error.batch or getattr(loop, "step_batches", None)
+            raise
         self.training["training_seconds"] = done.metrics["train_runtime"]
 
     def share(self, trainer: TrainerConfig) -> Share:
@@ -204,6 +213,10 @@ class Run:
         found, _ = checkpoints.newest(self.checkpoints)
         return (found or self.checkpoints) / name
 
+    def begin_log(self) -> None:
+        """Forget what was logged by a run that was cut off before its first checkpoint."""
+        MetricsLog(self.folder / "metrics.jsonl", self.tracker).keep_until(-1)
+
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Metrics beside the trainer's own."""
         if rank() == 0:
@@ -213,6 +226,12 @@ class Run:
         """One line for the person who waits."""
         if rank() == 0:
             print(f"[{self.stage}] {line}", file=sys.stderr, flush=True)
+
+    def warn(self, title: str, text: str) -> None:
+        """Something that should worry whoever watches: to the person who waits, and to the tracker."""
+        self.say(f"alert {text}")
+        if rank() == 0:
+            self.tracker.alert(title, text)
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """A file beside the model, whole or absent, written by the main process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,17 @@ class TrackingConfig:
 
 
 class Tracker(Protocol):
-    """Receives what a run logs."""
+    """Receives what a run logs: numbers, spreads of numbers, rows, and what should worry someone."""
 
     run_id: str | None
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+    def histogram(self, name: str, values: Sequence[float], step: int) -> None: ...
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None: ...
+
+    def alert(self, title: str, text: str) -> None: ...
 
     def finish(self, summary: dict[str, Any]) -> None: ...
 
@@ -40,6 +47,15 @@ class NoTracker:
     run_id = None
 
     def log(self, metrics: dict[str, float], step: int) -> None:
+        return
+
+    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
+        return
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        return
+
+    def alert(self, title: str, text: str) -> None:
         return
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -53,7 +69,7 @@ class WandbTracker:
         import wandb  # noqa: PLC0415  half a second, and only where it is asked for
 
         os.environ.setdefault("WANDB_SILENT", "true")
-        self.why_offline = _why_offline()
+        self.wandb, self.why_offline = wandb, _why_offline()
         start = partial(
             wandb.init,
             project=cfg.project,
@@ -83,6 +99,17 @@ class WandbTracker:
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         self.run.log(metrics, step=step)
+
+    def histogram(self, name: str, values: Sequence[float], step: int) -> None:
+        self.run.log({name: self.wandb.Histogram(list(values))}, step=step)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        columns = list(rows[0]) if rows else []
+        table = self.wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
+        self.run.log({name: table}, step=step)
+
+    def alert(self, title: str, text: str) -> None:
+        self.run.alert(title=title, text=text)
 
     def finish(self, summary: dict[str, Any]) -> None:
         self.run.summary.update(summary)

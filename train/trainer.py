@@ -97,14 +97,18 @@ def rate_multiplier(cfg: TrainerConfig, n_steps: int) -> Callable[[int], float]:
 
 
 def make_optimizer(model: nn.Module, cfg: TrainerConfig, rates: dict[str, float]) -> torch.optim.AdamW:
-    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters below a module name a rate of their own."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Fused AdamW. Biases and norms do not decay; `rates` gives parameters with such a part in their name, between its
+    dots, a rate of their own."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}  # the same whatever the rates are: checkpoints hold them
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = next((r for prefix, r in rates.items() if name.startswith(prefix + ".")), cfg.learning_rate)
-            decay = cfg.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    listed = [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+            parts = name.split(".")
+            part = next((part for part in rates if part in parts), "")
+            groups.setdefault((part, parameter.ndim > 1), []).append(parameter)
+    listed = [
+        {"params": p, "lr": rates.get(part, cfg.learning_rate), "weight_decay": cfg.weight_decay if decays else 0.0}
+        for (part, decays), p in groups.items()
+    ]
     return torch.optim.AdamW(listed, betas=(cfg.beta1, cfg.beta2), eps=cfg.epsilon, fused=True)
 
 
@@ -128,6 +132,7 @@ class StageTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the units of the whole step
         self._sums: dict[str, list[Tensor]] = {}
         self.n_targets = 0  # that this process has learnt from
+        self.step_batches: list[Batch] = []  # of the step that is being taken
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Ours. Transformers asks here; under DeepSpeed it forgets what it was made with, and would make its own."""
@@ -150,7 +155,7 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | None]:
         """The micro-batches of one step, with what the loss averages over in all of them, on all processes."""
-        samples = list(islice(epoch_iterator, num_batches))
+        self.step_batches = samples = list(islice(epoch_iterator, num_batches))
         if not samples:
             return samples, None
         self.n_targets += sum(len(batch.get("target", ())) for batch in samples)
