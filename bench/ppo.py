@@ -79,9 +79,8 @@ def contestants(environment: Path, quick: bool, material: Path, precision: str) 
         "micro-batches and forwards of 8": small | {"local_rollout_forward_batch_size": SMALL},
         "LoRA": small | {"lora": 16},
     }
-    shared = ("adapter=lora", "rl.backbone=shared")
     sides = [ours("ours", material, precision, work[1], mine(*work))]
-    sides += [] if quick else [ours(SHARED, material, precision, work[1], mine(*work), shared)]
+    sides += [] if quick else [ours(SHARED, material, precision, work[1], mine(*work), ["adapter=lora"])]
     for name, given in {"default": {}, **({} if quick else settings)}.items():
         command = partial(peer_command, environment, material, precision)
         side = trl_side(name, precision, command, equal=theirs(*work), rate=RATE, settings=given, same_steps=False)

@@ -32,7 +32,10 @@ def ours(
     module: str = "stages.ppo",
 ) -> Contestant:
     """`python -m stages.ppo` on the material. work: options that make it as much as the peer's."""
-    inputs = [f"model.path={material / 'model'}", f"reward.path={material / 'reward'}", "data=prompts"]
+    reward = material / (
+        "reward-lora" if "adapter=lora" in more else "reward"
+    )  # an adapter shares the policy's backbone
+    inputs = [f"model.path={material / 'model'}", f"reward.path={reward}", "data=prompts"]
     inputs += [f"data.path={material / 'prompts.jsonl'}", *work]
     steps = Steps(minibatch, RATE, MICRO_BATCHES)
     return stage_side(name, module, precision, stage="ppo", inputs=inputs, steps=steps, more=more)
