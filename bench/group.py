@@ -73,11 +73,11 @@ def peer_command(algorithm: str, material: Path, folder: Path, options: str) -> 
 
 
 def contestants(algorithm: str, quick: bool, material: Path, precision: str) -> list[Contestant]:
-    work = (ROLLOUTS, 2, 8) if quick else (ROLLOUTS, PROMPTS, 48)
+    work = (ROLLOUTS, PROMPTS, 8 if quick else 48)
     sides = [ours("ours", material, precision, work[1] * SAMPLES, mine(algorithm, *work))]
     if not quick:
-        alone = [*mine(algorithm, *work), "layout.tree=false"]
-        sides.append(ours(WITHOUT_TREE, material, precision, work[1] * SAMPLES, alone))
+        alone = ("layout.tree=false",)
+        sides.append(ours(WITHOUT_TREE, material, precision, work[1] * SAMPLES, mine(algorithm, *work), alone))
     for name, settings in {"default": {}, **({} if quick else FOR_SPEED)}.items():
         equal = theirs(*work) | accumulated(work[1], settings)
         command = partial(peer_command, algorithm, material)

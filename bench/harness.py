@@ -144,9 +144,10 @@ def agreement(contestants: Sequence[Contestant]) -> dict[str, Any]:
         rivals = [c for c in contestants if c.precision == precision and c.same_steps]
         for contestant in [c for c in rivals if c.role != "ours"]:
             ours, theirs = (c.runs[0][0] for c in (next(c for c in rivals if c.role == "ours"), contestant))
-            pairs = [list(zip(a, b, strict=True))[:FIRST_STEPS] for a, b in zip(ours[1:3], theirs[1:3], strict=True)]
-            loss = max(abs(a - b) for a, b in pairs[0])
-            gradient = max(abs(a - b) / b for a, b in pairs[1])
+            losses = list(zip(ours.losses, theirs.losses, strict=True))[:FIRST_STEPS]
+            norms = list(zip(ours.grad_norms, theirs.grad_norms, strict=True))[:FIRST_STEPS]
+            loss = max(abs(a - b) for a, b in losses)
+            gradient = max(abs(a - b) / b for a, b in norms)
             if loss > at_most or gradient > at_most_relative:
                 sys.exit(f"error: {precision} {contestant.name}: losses differ by {loss}, gradients by {gradient}")
             found[f"{precision} {contestant.name}"] = {"loss": loss, "grad_norm": gradient}

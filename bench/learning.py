@@ -1,9 +1,10 @@
 """Who learns faster on the embedded world, by the wall clock: python -m bench.learning --base outputs/demo
 
 PPO from the same sft and reward artefacts, by `python -m stages.ppo` with the recipe of the embedded pipeline and by
-the last PPOTrainer of TRL: as many rollouts of as many prompts, epochs and minibatches, the same rates, coefficients
-and penalty where TRL has them. The truth judges answers to the same held-out prompts, sampled after every rollout.
-Writes <outputs>/learning.json and learning.svg.
+the last PPOTrainer of TRL, both without PTX: as many rollouts of as many prompts, epochs and minibatches, the same
+rates, coefficients and penalty where TRL has them. The truth judges answers to the same held-out prompts, sampled
+after every rollout. Where TRL's ends, and when ours is there, is read off curves whose points are averaged with their
+neighbours. Writes <outputs>/learning.json and learning.svg.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 from bench.curves import Curve, Panel, curves
 from bench.environment import LAST_WITH_PPO, trl_release, within
 from bench.harness import machine, peak_memory, python
-from bench.world_runs import LOOKS, QUICK, Look, averaged, looks, recipe, trained, world_of
+from bench.world_runs import LOOKS, QUICK, Look, averaged, looks, recipe, smoothed, trained, world_of
 from rl.config import RLConfig
 
+NOT_THERE = {"rl.ptx_coef": 0}  # TRL learns from no pretraining text beside the responses
 SIDES = {"ours": "c-ppo", "TRL": "c-dpo"}
 
 
@@ -38,9 +40,9 @@ def main() -> None:
     given = parsed()
     environment = trl_release(LAST_WITH_PPO, given.environments or given.outputs)
     about, found = machine(given.threads), {side: [] for side in SIDES}
-    quick = QUICK if given.quick else {}
+    options = {**NOT_THERE, **(QUICK if given.quick else {})}
     for seed in given.seeds:
-        found["ours"].append(trained(given.base, given.outputs / f"learning-{seed}", seed, quick, given.threads))
+        found["ours"].append(trained(given.base, given.outputs / f"learning-{seed}", seed, options, given.threads))
         found["TRL"].append(peer(environment, given, seed))
         write(given.outputs, about, found)
     print(table(found))
@@ -86,7 +88,8 @@ def peer(environment: Path, given: argparse.Namespace, seed: int) -> list[Look]:
 
 
 def finish(ours: Sequence[Look], theirs: Sequence[Look]) -> Finish:
-    """When ours was first where TRL's ended."""
+    """When ours was first where TRL's ended, both smoothed."""
+    ours, theirs = smoothed(ours), smoothed(theirs)
     goal = theirs[-1].gold
     return Finish(goal, theirs[-1].seconds, next((look.seconds for look in ours if look.gold >= goal), None))
 

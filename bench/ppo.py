@@ -24,7 +24,7 @@ from bench.harness import Contestant, Work, python, results
 from bench.rollout_race import KL, RATE, REPLAYED, alike, arguments, ours, peer_replaying, replaying, run
 from bench.sides import Settings, trl_side
 
-ROLLOUTS, PROMPTS, EPOCHS = 2, 32, 4  # epochs: TRL's
+ROLLOUTS, PROMPTS, EPOCHS = 2, 32, 2
 VALUE_COEF = 0.5
 SMALL = 8  # rows of a micro-batch of TRL's
 SHARED = "ours, one backbone"
@@ -79,9 +79,8 @@ def contestants(environment: Path, quick: bool, material: Path, precision: str) 
         "micro-batches and forwards of 8": small | {"local_rollout_forward_batch_size": SMALL},
         "LoRA": small | {"lora": 16},
     }
-    shared = ("adapter=lora", "rl.backbone=shared")
     sides = [ours("ours", material, precision, work[1], mine(*work))]
-    sides += [] if quick else [ours(SHARED, material, precision, work[1], [*mine(*work), *shared])]
+    sides += [] if quick else [ours(SHARED, material, precision, work[1], mine(*work), ["adapter=lora"])]
     for name, given in {"default": {}, **({} if quick else settings)}.items():
         command = partial(peer_command, environment, material, precision)
         side = trl_side(name, precision, command, equal=theirs(*work), rate=RATE, settings=given, same_steps=False)

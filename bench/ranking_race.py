@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.harness import ROOT, Contestant, Work, machine, peak_memory, python, race, results, table, write
-from bench.sides import Settings, stage_side, trl_side
+from bench.sides import Settings, Steps, stage_side, trl_side
 
 REAL = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data"))
 SOURCES = {"pairs": "hh_harmless_pairs.jsonl", "short": "hh_harmless_pairs.jsonl", "kwise": "kwise_oasst.jsonl"}
@@ -23,7 +23,7 @@ ALL = "pairs of a step"  # as many micro-batches
 def ours(stage: str, material: Path, precision: str, kind: str, name: str, module: str, *more: str) -> Contestant:
     """A stage of ours, or a benchmark's module that runs one, on the rankings."""
     inputs = (f"model.path={material / 'model'}", "data=kwise", f"data.path={material / 'rankings.jsonl'}")
-    return stage_side(name, module, precision, stage=stage, inputs=inputs, steps_of=(BATCH[kind], RATE), more=more)
+    return stage_side(name, module, precision, stage=stage, inputs=inputs, steps=Steps(BATCH[kind], RATE), more=more)
 
 
 def peer(trainer: str, material: Path, precision: str, kind: str, name: str, settings: Settings) -> Contestant:

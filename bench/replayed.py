@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from bench.recorded import Recorded
 from models.generation import Sample
-from rl.rollout import Answers, Question, RolloutEngine
+from rl.samplers import HFSampler
 from stages.ppo import PPOStage, run
 from train.entry import start
 
@@ -23,11 +24,12 @@ def replay(material: Path) -> None:
     recorded = Recorded(material)
 
     def generate(
-        _: RolloutEngine, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator]
-    ) -> list[Answers]:
-        return [Answers(q, [Sample(recorded.next(q.ids), ended=False) for _ in range(n)]) for q in questions]
+        _: HFSampler, policy: PreTrainedModel, prompts: Sequence[list[int]], n: int, rows: Sequence[torch.Generator]
+    ) -> list[Sample]:
+        found = [recorded.next(prompt) for prompt in prompts for _ in range(n)]
+        return [Sample(ids, ended=False, logprobs=[0.0] * len(ids)) for ids in found]
 
-    RolloutEngine.generate = generate
+    HFSampler.generate = generate
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Models and prompts for the benchmarks of RL: python -m bench.rollout_material <folder> <file> <prompts> <size>
 
-Writes model/ (the policy), reward/ (three axes on the same backbone), scorer/ (their sum as TRL takes it),
-prompts.jsonl (for ours), prompts.json (the same as ids and as conversations, for TRL), responses.json (made up, eight a
-prompt, to be replayed), facts.json and peak.json.
+Writes model/ (the policy), reward/ (three axes on the same backbone), reward-lora/ (the same as an adapter of the
+policy), scorer/ (their sum as TRL takes it), prompts.jsonl (for ours), prompts.json (the same as ids and as
+conversations, for TRL), responses.json (made up, eight a prompt, to be replayed), facts.json and peak.json.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,10 @@ from transformers import LlamaForCausalLM
 from bench.material import SIZES, make_model, write_peak
 from bench.one_label import one_label
 from instruct.prompts import PromptData, read_prompts
+from models.adapter_files import save_adapter
+from models.adapters import AdapterConfig
 from models.chat import ChatFormat, Message, Prompt
+from models.loading import ModelConfig, load_policy
 from models.scorer import reward_model_from
 
 LONGEST = 192  # tokens of a prompt
@@ -40,6 +44,7 @@ def main(folder: Path, source: str, n_prompts: int, size: str) -> None:
     for name, scorer in {"reward": reward_model, "scorer": one_label(reward_model)}.items():
         scorer.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    save_reward_adapter(folder)
     asked = [(prompt, ids) for prompt in found if len(ids := chat.prompt(prompt)) <= LONGEST][:n_prompts]
     rows = [[{"role": m.role, "content": m.content} for m in prompt] for prompt, _ in asked]
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
@@ -59,6 +64,16 @@ def read(source: str) -> Iterator[Prompt]:
 def made_up(n: int) -> Iterator[Prompt]:
     for i in range(n):
         yield (Message("user", f"Count to {i} , please , " + "and go on " * (i % 5) + "."),)
+
+
+def save_reward_adapter(folder: Path) -> None:
+    """A reward model that can share the policy's backbone: its low-rank updates are as yet none, its head is drawn."""
+    policy, tokenizer = load_policy(str(folder / "model"), ModelConfig(), AdapterConfig("lora"))
+    reward_model = reward_model_from(policy, tokenizer, torch.Generator().manual_seed(0))
+    place = folder / "reward-lora"
+    shutil.rmtree(place, ignore_errors=True)
+    save_adapter(reward_model, place, root=folder)
+    tokenizer.save_pretrained(place)
 
 
 @torch.no_grad()

@@ -12,27 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import ROOT, TOLERANCE, Contestant, machine, parts_table, peak_memory, python, race, table, write
-from bench.sides import Settings, stage_side
+from bench.sides import Settings, Steps, stage_side
 
 DATA = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data")) / "hh_harmless_pairs.jsonl"
 RATE = 1e-5
 KL = 0.05
+MICRO_BATCHES = 4  # of a step of ours
 REPLAYED = 16  # prompts on which both sides are compared before anything is timed
 SAME, RELATIVE = TOLERANCE["fp32"]  # what losses and scores may differ by there, and norms of gradients
 
 
 def ours(
-    name: str, material: Path, precision: str, minibatch: int, more: Sequence[str], module: str = "stages.ppo"
+    name: str,
+    material: Path,
+    precision: str,
+    minibatch: int,
+    work: Sequence[str],
+    more: Sequence[str] = (),
+    module: str = "stages.ppo",
 ) -> Contestant:
-    """`python -m stages.ppo` on the material."""
-    inputs = (f"model.path={material / 'model'}", f"reward.path={material / 'reward'}", "data=prompts")
-    inputs += (f"data.path={material / 'prompts.jsonl'}",)
-    return stage_side(name, module, precision, stage="ppo", inputs=inputs, steps_of=(minibatch, RATE), more=more)
+    """`python -m stages.ppo` on the material. work: options that make it as much as the peer's."""
+    reward = material / (
+        "reward-lora" if "adapter=lora" in more else "reward"
+    )  # an adapter shares the policy's backbone
+    inputs = [f"model.path={material / 'model'}", f"reward.path={reward}", "data=prompts"]
+    inputs += [f"data.path={material / 'prompts.jsonl'}", *work]
+    steps = Steps(minibatch, RATE, MICRO_BATCHES)
+    return stage_side(name, module, precision, stage="ppo", inputs=inputs, steps=steps, more=more)
 
 
-def replaying(material: Path, minibatch: int, more: Sequence[str]) -> list[dict[str, Any]]:
+def replaying(material: Path, minibatch: int, work: Sequence[str]) -> list[dict[str, Any]]:
     """What `stages.ppo` logs of a rollout and of each step that learn from the recorded responses."""
-    side = ours("ours", material, "fp32", minibatch, [f"data.limit={REPLAYED}", *more], "bench.replayed")
+    limited = [f"data.limit={REPLAYED}", *work]
+    side = ours("ours", material, "fp32", minibatch, limited, module="bench.replayed")
     with tempfile.TemporaryDirectory() as folder:
         command = side.command(Path(folder))
         module = command.index("bench.replayed")

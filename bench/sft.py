@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from bench.harness import ROOT, Contestant, Work, machine, peak_memory, python, race, results, table, write
-from bench.sides import Settings, stage_side, trl_side
+from bench.sides import Settings, Steps, stage_side, trl_side
 
 DATA = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data")) / "alpaca_en_demo.json"
 BATCH, RATE = 8, 1e-3
@@ -42,7 +42,7 @@ QUICK_TEXT = [
 def ours(material: Path, precision: str) -> Contestant:
     """`python -m stages.sft`."""
     inputs = (f"model.path={material / 'model'}", "data=alpaca", f"data.path={material / 'rows.json'}")
-    return stage_side("ours", "stages.sft", precision, stage="sft", inputs=inputs, steps_of=(BATCH, RATE))
+    return stage_side("ours", "stages.sft", precision, stage="sft", inputs=inputs, steps=Steps(BATCH, RATE))
 
 
 def peer(material: Path, precision: str, name: str, settings: Settings) -> Contestant:

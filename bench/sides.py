@@ -6,11 +6,20 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.harness import Contestant, python, reported_outcome, stage_outcome
 
 MICRO_BATCHES = 2  # of a step of ours: nearly as fast as one, with less memory
 Settings = dict[str, object]
+
+
+class Steps(NamedTuple):
+    """Of the optimizer, on our side."""
+
+    rows: int
+    rate: float
+    micro_batches: int = MICRO_BATCHES
 
 
 def stage_side(
@@ -20,21 +29,21 @@ def stage_side(
     *,
     stage: str,
     inputs: Sequence[str],
-    steps_of: tuple[int, float],
+    steps: Steps,
     more: Sequence[str] = (),
 ) -> Contestant:
-    """A stage, or a benchmark's module that runs one. inputs: its options of model and data; steps_of: rows of a step
-    and the learning rate; more: options that the reader sees."""
-    batch, rate = steps_of
-    steps = ["shuffle=false", f"batch_size={batch}", f"learning_rate={rate}", "schedule=constant", "beta2=0.999"]
-    steps += [f"bf16={precision == 'bf16'}", f"accumulation={MICRO_BATCHES}", "log_every=1", "save_every=0"]
+    """A stage, or a benchmark's module that runs one. inputs: its options of model, data and work; more: options that
+    the reader sees."""
+    rows, rate, micro_batches = steps
+    trainer = ["shuffle=false", f"batch_size={rows}", f"learning_rate={rate}", "schedule=constant", "beta2=0.999"]
+    trainer += [f"bf16={precision == 'bf16'}", f"accumulation={micro_batches}", "log_every=1", "save_every=0"]
     options = [*inputs, "data.eval_fraction=0", "name=run", "tracking=none"]
-    options += [*(f"trainer.{step}" for step in steps), *more]
+    options += [*(f"trainer.{option}" for option in trainer), *more]
     return Contestant(
         name,
         precision,
         "ours" if name == "ours" else "without",
-        " ".join((f"python -m {module}", f"accumulation={MICRO_BATCHES}", *more)),
+        " ".join((f"python -m {module}", f"accumulation={micro_batches}", *more)),
         lambda folder: python(module, f"outputs={folder}", *options),
         partial(stage_outcome, stage=stage),
     )

@@ -83,6 +83,12 @@ def looks(folder: Path, world: int, seconds: dict[int, float]) -> list[Look]:
     return found
 
 
+def smoothed(run: Sequence[Look]) -> list[Look]:
+    """Gold averaged with that of the looks before and after: one of 512 prompts is off by more than a point."""
+    near = [run[max(0, i - 1) : i + 2] for i in range(len(run))]
+    return [look._replace(gold=mean(n.gold for n in around)) for look, around in zip(run, near, strict=True)]
+
+
 def averaged(runs: Sequence[Sequence[Look]]) -> list[Look]:
     """The mean of several runs after each rollout that all of them had."""
     whole = ([look[: Look._fields.index("axes")] for look in at] for at in zip(*runs, strict=False))

@@ -7,16 +7,18 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import algorithms, learning
-from bench.world_runs import Look, averaged
+from bench.world_runs import Look, averaged, smoothed
 
 
 def test_learning_is_compared_where_trl_ends() -> None:
-    ours = [Look(0, 0.0, 0.5, 0.1, 0.0), Look(1, 1.0, 0.7, 0.2, 0.1), Look(2, 2.0, 0.9, 0.4, 0.3)]
-    theirs = [Look(0, 0.0, 0.5), Look(1, 5.0, 0.6), Look(2, 10.0, 0.7)]
+    ours = [Look(i, float(i), gold, 0.1, 0.0) for i, gold in enumerate([0.3, 0.9, 0.6, 0.6, 0.9])]
+    theirs = [Look(i, 5.0 * i, gold) for i, gold in enumerate([0.3, 0.6, 0.8])]
+    assert [look.gold for look in smoothed(ours)] == pytest.approx([0.6, 0.6, 0.7, 0.7, 0.75])
     found = {"ours": [ours, ours], "TRL": [theirs, theirs]}
-    assert learning.finish(ours, theirs) == learning.Finish(0.7, 10.0, 1.0)
+    reached = learning.finish(ours, theirs)
+    assert (reached.gold, reached.theirs, reached.ours) == (pytest.approx(0.7), 10.0, 2.0)
     assert learning.finish(theirs, ours).ours is None
-    assert learning.table(found).splitlines()[-1] == "| mean | 0.500 | 0.700 | 10.0 | 1.0 | 0.10 | 0.900 | 2.0 |"
+    assert learning.table(found).splitlines()[-1] == "| mean | 0.300 | 0.700 | 10.0 | 2.0 | 0.20 | 0.900 | 4.0 |"
     words = [
         node.text for node in ElementTree.fromstring(learning.figure(found)).iter("{http://www.w3.org/2000/svg}text")
     ]
