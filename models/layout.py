@@ -19,6 +19,9 @@ from models.errors import ConfigError
 
 Batch = dict[str, Tensor]
 
+FULL = 1.1  # positions for each token up to which bins count as full
+NARROW = 256  # tokens of bins that go by a mask: it costs less there than a call for each of many short trees
+
 
 @dataclass
 class LayoutConfig:
@@ -97,6 +100,28 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
+def packed(lengths: Sequence[int], bin_tokens: int) -> tuple[list[list[int]], int]:
+    """Indices of rows for each bin, and the bins' width: at most `bin_tokens`, or the longest row.
+
+    Narrow bins are computed with their padding, which a single bin of two rows among bins of one doubles: where much is
+    padding, of the widths that hold the longest row a few times the one with the fewest positions is taken.
+    """
+    longest, n_tokens = max(lengths), sum(lengths)
+    widest = max(bin_tokens, longest)
+
+    def at(capacity: int) -> tuple[list[list[int]], int]:
+        bins = pack(lengths, capacity)
+        return bins, max(sum(lengths[i] for i in rows) for rows in bins)
+
+    def positions(found: tuple[list[list[int]], int]) -> int:
+        return len(found[0]) * found[1]
+
+    found = at(widest)
+    if widest > NARROW or positions(found) <= FULL * n_tokens:
+        return found
+    return min([found, *map(at, range(longest, widest, longest))], key=positions)
+
+
 def within(limit: int, sizes: Sequence[int]) -> Iterator[list[int]]:
     """Indices in parts, by size, of at most `limit` in sum, or of one."""
     rows: list[int] = []
@@ -120,9 +145,7 @@ def collate(trees: Sequence[Tree], *, bin_tokens: int, pad_id: int = 0) -> Batch
     response: (N,) which response each target belongs to, in the order of `trees`, responses in order within each.
     ends: (R,) flat index of each response's last token; tree: (R,) which tree it belongs to.
     """
-    capacity = max([bin_tokens, *(tree.n_tokens for tree in trees)])
-    bins = pack([tree.n_tokens for tree in trees], capacity)
-    width = max(sum(trees[i].n_tokens for i in rows) for rows in bins)
+    bins, width = packed([tree.n_tokens for tree in trees], bin_tokens)
     first_response = [0]
     for tree in trees:
         first_response.append(first_response[-1] + len(tree.responses))

@@ -13,11 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from models.attention import BY_TREE, FlatTrees
 from models.last_layer import feed_forward_only_at
-from models.layout import Batch, attention_mask
+from models.layout import NARROW, Batch, attention_mask
 from models.virtual_tokens import virtual_tokens
 
 CHUNK_ELEMENTS = 1 << 24  # logits that may exist at once: 64 MiB in float32
-NARROW = 256  # tokens of bins that go by the mask: it costs less there than a call for each of many short trees
 PART_ELEMENTS = 1 << 18  # logits that are worked on at once: 1 MiB, which stays in a core's cache
 
 

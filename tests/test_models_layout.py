@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from models.errors import ConfigError
-from models.layout import Batch, LayoutConfig, Tree, attention_mask, collate, fit, pack, separate
+from models.layout import Batch, LayoutConfig, Tree, attention_mask, collate, fit, pack, packed, separate
 from models.logprobs import per_response, response_lengths, token_logprobs
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
@@ -77,6 +77,19 @@ def test_every_row_is_packed_once_and_only_a_row_over_the_capacity_overflows_alo
     assert sorted(i for rows in bins for i in rows) == list(range(len(lengths)))
     for rows in bins:
         assert len(rows) == 1 or sum(lengths[i] for i in rows) <= capacity
+
+
+@given(LENGTHS, st.integers(40, 60))
+def test_bins_hold_every_row_in_no_more_positions_than_at_their_widest(lengths: list[int], bin_tokens: int) -> None:
+    bins, width = packed(lengths, bin_tokens)
+    assert sorted(i for rows in bins for i in rows) == list(range(len(lengths)))
+    assert width == max(sum(lengths[i] for i in rows) for rows in bins) <= max(bin_tokens, *lengths, 0)
+    widest = pack(lengths, max(bin_tokens, *lengths, 0))
+    assert len(bins) * width <= len(widest) * max(sum(lengths[i] for i in rows) for rows in widest)
+
+
+def test_two_short_rows_do_not_widen_the_bins_of_long_ones() -> None:
+    assert packed([69] * 14 + [60, 61], bin_tokens=128)[1] == 69
 
 
 @given(LENGTHS, st.integers(40, 60))

@@ -118,9 +118,14 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
         hidden = start.clone().requires_grad_()
         found = logprobs_from_hidden(hidden, target, head, 0.7, with_entropy=True)
         head.zero_grad()
-        (found.logprobs * weights).sum().backward()
-        assert found.entropy is not None and not found.entropy.requires_grad
-        return found.logprobs.detach(), found.entropy, hidden.grad, head.weight.grad.clone(), head.bias.grad.clone()
+        (found.logprobs * weights + found.entropy).sum().backward()
+        return (
+            found.logprobs.detach(),
+            found.entropy.detach(),
+            hidden.grad,
+            head.weight.grad.clone(),
+            head.bias.grad.clone(),
+        )
 
     for whole, chunked in zip(of(1 << 24), of(rows * 11), strict=True):
         torch.testing.assert_close(chunked, whole)
