@@ -114,7 +114,7 @@ class _AtTargets(torch.autograd.Function):
             if with_entropy:
                 entropies.append(norms[-1] - (scaled.softmax(-1) * scaled).sum(-1))
         norm = torch.cat(norms)
-        entropy = torch.cat(entropies) if with_entropy else torch.empty(0)
+        entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(norm)
         ctx.save_for_backward(logits, target, norm, entropy)
         ctx.temperature, ctx.rows = temperature, rows
         return logits.gather(-1, target[:, None])[:, 0].float() / temperature - norm, entropy
@@ -122,26 +122,15 @@ class _AtTargets(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, of_entropy: Tensor | None) -> tuple[Tensor, None, None, None]:
         """(1 at the target - p) / temperature; of the entropy -p (log p + entropy) / temperature."""
-        logits, target, norm, _ = ctx.saved_tensors
-        if of_entropy is not None and of_entropy.any():
-            return _AtTargets._with_entropy(ctx, upstream, of_entropy), None, None, None
-        upstream = upstream / ctx.temperature
-        for part, *columns in zip(*(x.split(ctx.rows) for x in (logits, target, norm, upstream)), strict=True):
-            at, norms, weights = (column[:, None] for column in columns)
-            found = (_scaled(part, ctx.temperature) - norms).exp_().mul_(-weights)
-            part.copy_(found.scatter_add_(-1, at, weights))
-        return logits, None, None, None
-
-    @staticmethod
-    def _with_entropy(ctx: Any, upstream: Tensor, of_entropy: Tensor) -> Tensor:
         logits, *columns = ctx.saved_tensors
-        columns += [upstream / ctx.temperature, of_entropy / ctx.temperature]
+        pulled = of_entropy is not None and bool(of_entropy.any())
+        columns += [upstream / ctx.temperature, of_entropy / ctx.temperature if pulled else upstream]
         for part, *of_part in zip(*(x.split(ctx.rows) for x in (logits, *columns)), strict=True):
             at, norms, entropies, weights, pulls = (column[:, None] for column in of_part)
             logs = _scaled(part, ctx.temperature) - norms
-            found = logs.exp().mul_(-weights - pulls * (logs + entropies))
-            part.copy_(found.scatter_add_(-1, at, weights))
-        return logits
+            scale = -weights - pulls * (logs + entropies) if pulled else -weights
+            part.copy_(logs.exp_().mul_(scale).scatter_add_(-1, at, weights))
+        return logits, None, None, None
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
