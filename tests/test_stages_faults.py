@@ -156,6 +156,8 @@ def test_a_changed_run_is_not_taken_for_the_one_that_was_cut_off(
         assert fixed.split("=")[0] in said and "learning_rate" not in said
     forced = stage("sft", *options, "trainer.learning_rate=2e-3", "resume=force", cwd=tiny)
     assert forced.code == 0 and "going on from step 1" in forced.stderr
+    rates = [line["learning_rate"] for line in logged(tiny / "out/changed/sft") if "learning_rate" in line]
+    assert rates == pytest.approx([1e-3, 2e-3 / 2])  # linear, of two steps
     restarted = stage("sft", *options, "resume=restart", cwd=tiny)
     assert restarted.code == 0 and "going on" not in restarted.stderr
 

@@ -102,6 +102,28 @@ class AfterStep(TrainerCallback):
         self.tell(state.global_step)
 
 
+class OwnRates(TrainerCallback):
+    """Goes on with the rates, decays and betas of this run's options; a checkpoint brings those that it was made with.
+
+    optimizer: as it was made, before anything was restored.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+    def on_train_begin(self, *_: Any, optimizer: Any = None, lr_scheduler: Any = None, **__: Any) -> None:
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        if len(optimizer.param_groups) != len(self.groups):  # DeepSpeed's, which are its own
+            return
+        for group, said, share in zip(optimizer.param_groups, self.groups, schedule.lr_lambdas, strict=True):
+            group.update({**said, "initial_lr": said["lr"], "lr": said["lr"] * share(schedule.last_epoch)})
+        rates = {
+            "base_lrs": [said["lr"] for said in self.groups],
+            "_last_lr": [g["lr"] for g in optimizer.param_groups],
+        }
+        schedule.load_state_dict({**schedule.state_dict(), **rates})
+
+
 class Checkpoints(TrainerCallback):
     """Declares each saved checkpoint complete, with the stage's own state and files.
 

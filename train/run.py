@@ -24,7 +24,7 @@ from models.options import RUNTIME
 from train import checkpoints
 from train.artifact import MANIFEST, RUN_RECORD, Artifact, base_of, model_folder, read_artifact, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress, check_weights
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, OwnRates, Pace, Progress, check_weights
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
@@ -148,7 +148,8 @@ class Run:
         optimizer = make_optimizer(model, trainer, rates or {})
         schedule = rate_multiplier(trainer, n_steps)
         # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
-        loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, [*watch, *callbacks])
+        callbacks = [OwnRates(optimizer), *watch, *callbacks]
+        loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
         self.complete(loop, checkpoint)
         self.training["training_targets"] = loop.n_targets
         kept = watch[0].restore_best() if watch else {}
