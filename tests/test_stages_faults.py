@@ -243,7 +243,7 @@ def logged(folder: Path) -> list[dict[str, float]]:
     [
         ("sft", ("sft:step:2", "sft:step:5", "sft:save:8", "sft:step:9")),
         ("reward", ("reward:step:5", "reward:step:9")),
-        ("ppo", ("ppo:step:1", "ppo:step:3", "ppo:step:10")),
+        ("ppo", ("ppo:step:1", "ppo:step:3", "ppo:save:6", "ppo:step:10")),
         ("dpo", ("dpo:step:5", "dpo:step:9")),
     ],
 )
