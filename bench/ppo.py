@@ -27,7 +27,10 @@ from bench.sides import Settings, trl_side
 ROLLOUTS, PROMPTS, EPOCHS = 2, 32, 2
 VALUE_COEF = 0.5
 SMALL = 8  # rows of a micro-batch of TRL's
-SHARED = "ours, one backbone"
+SHARED = {  # options of what shares one backbone
+    "ours, one backbone": ["adapter=lora"],
+    "ours, one backbone and a value head": ["adapter=lora", "rl.critic=head"],
+}
 WITH_ADAPTER = "TRL, LoRA"
 SAME_ALGORITHM = [
     "rl.score.clip=null",
@@ -80,7 +83,8 @@ def contestants(environment: Path, quick: bool, material: Path, precision: str) 
         "LoRA": small | {"lora": 16},
     }
     sides = [ours("ours", material, precision, work[1], mine(*work))]
-    sides += [] if quick else [ours(SHARED, material, precision, work[1], mine(*work), ["adapter=lora"])]
+    for name, options in () if quick else SHARED.items():
+        sides.append(replace(ours(name, material, precision, work[1], mine(*work), options), same_steps=False))
     for name, given in {"default": {}, **({} if quick else settings)}.items():
         command = partial(peer_command, environment, material, precision)
         side = trl_side(name, precision, command, equal=theirs(*work), rate=RATE, settings=given, same_steps=False)
@@ -112,11 +116,11 @@ def judged(
     body = 4 + 2 * 3 * epochs  # sampling, reward, reference, values; then policy and critic, backward twice a forward
     flops = body * forward["body"] + (2 + 3 * epochs) * forward["output"]
     work = Work(forward["samples"], forward["targets"], flops)
-    whole = [side for side in sides if side.name not in (SHARED, WITH_ADAPTER)]
-    found = {"the same algorithm": results(whole, work, peak)}
-    if any(side.name == SHARED for side in sides):
-        shared = [replace(side, role="ours") if side.name == SHARED else side for side in sides if side.name != "ours"]
-        found["one backbone"] = results(shared, work, peak)
+    peers = [side for side in sides if side.role in ("default", "setting")]
+    whole = [side for side in sides if side not in peers and side.name not in SHARED]
+    found = {"the same algorithm": results([*whole, *(p for p in peers if p.name != WITH_ADAPTER)], work, peak)}
+    for side in [side for side in sides if side.name in SHARED]:
+        found[side.name.removeprefix("ours, ")] = results([replace(side, role="ours"), *peers], work, peak)
     return found
 
 
