@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from models.layout import Batch
-from models.logprobs import hidden_states, logprobs_from_hidden, token_logprobs
+from models.logprobs import TokenLogprobs, hidden_states, logprobs_from_hidden, token_logprobs
 from models.sharing import SharedScorer
 from models.voices import Backbone, Voices, rows_of
 
@@ -72,10 +72,6 @@ class ActorCritic(nn.Module):
         self._frozen = (reference,)  # in a tuple, for it is no part of what is trained, saved and sharded
         self.register_state_dict_post_hook(_drop_tied)
 
-    @property
-    def has_critic(self) -> bool:
-        return self.critic is not None
-
     def forward(self, batch: Batch, temperature: float, ptx: Batch | None = None) -> ActorCriticOutput:
         # The critic goes first, so that the backward pass, which starts at the end, is done with the policy's
         # activations when a critic that is a voice makes its own.
@@ -89,11 +85,21 @@ class ActorCritic(nn.Module):
         text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
         return ActorCriticOutput(found.logprobs, found.entropy, values, text)
 
-    def values(self, batch: Batch, at: Tensor) -> Tensor:
-        """The critics' of the states at flat positions, (len(at), C)."""
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, temperature: float) -> tuple[TokenLogprobs, Tensor | None]:
+        """The policy's log-probabilities, (N,), and the critics' values, (N + R, C), of the states in which the tokens
+        are chosen and of those after the last token of each response; None without a critic."""
+        at = torch.cat([batch["source"], batch["ends"]])
+        states = hidden_states(self.policy, batch, at)
+        head, values = self.policy.get_output_embeddings(), None
+        found = logprobs_from_hidden(
+            states[: len(batch["source"])], batch["target"], head, temperature, with_entropy=True
+        )
         if isinstance(self.critic, ValueHead):
-            return self.critic(hidden_states(self.policy, batch, at))
-        return self.critic(batch, at)
+            values = self.critic(states)
+        elif self.critic is not None:
+            values = self.critic(batch, at)
+        return found, values
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:

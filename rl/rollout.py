@@ -190,17 +190,16 @@ class RolloutEngine:
         return [found[i] for i in range(len(trees))]
 
     def _evaluate(self, trees: Sequence[Tree], batch: Batch) -> list[tuple[dict[str, Tensor], Tensor | None]]:
-        found = token_logprobs(self.model.policy, batch, temperature=self.temperature, with_entropy=True)
+        found, values = self.model.evaluate(batch, self.temperature)
         tokens = {
             "logprobs": found.logprobs,
             "ref_logprobs": self.model.reference_logprobs(batch, self.temperature),
             "entropy": found.entropy,
         }
         ends: Sequence[Tensor | None] = [None] * len(trees)
-        if self.model.has_critic:
-            values = self.model.values(batch, torch.cat([batch["source"], batch["ends"]])).cpu()
+        if values is not None:
             tokens["values"] = values[: len(batch["source"])]
-            ends = values[len(batch["source"]) :].split([len(tree.responses) for tree in trees])
+            ends = values[len(batch["source"]) :].cpu().split([len(tree.responses) for tree in trees])
         sizes = [tree.n_targets for tree in trees]
         columns = {name: value.cpu().split(sizes) for name, value in tokens.items()}
         return [({name: column[i] for name, column in columns.items()}, ends[i]) for i in range(len(trees))]
