@@ -20,10 +20,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bench.harness import machine, write
-from bench.material import SIZES
+from bench.material import SIZES, llama
 from models.generation import sample
 
 MEAN_LENGTH = 32  # of uneven responses that nothing cuts off
@@ -147,30 +147,14 @@ def main(quick: bool, batches: list[int], kinds: list[str], repetitions: int, th
     about = machine(threads)
     torch.set_num_threads(threads)
     size, prompt, new = QUICK.values() if quick else ("10m", PROMPT, NEW)
-    model, rows = random_model(SIZES[size]), []
+    # Weights so wide that greedy text does not run in circles.
+    model, rows = llama(SIZES[size], initializer_range=0.1).eval(), []
     cells = [(GROUP, kind) for kind in KINDS] if quick else [(batch, kind) for batch in batches for kind in kinds]
     for batch, kind in [(batch, kind) for batch, kind in cells if kind != "grouped" or batch >= GROUP]:
         rows.append(race(work_of(model, batch, kind, prompt, new), 1 if quick else repetitions))
         print("  " + table(rows[-1:]).splitlines()[-1], file=sys.stderr)
         write({"subject": "decode", "machine": about, "rows": rows}, outputs / "decode.json")
     print(table(rows))
-
-
-def random_model(sizes: tuple[int, ...]) -> PreTrainedModel:
-    """Weights so wide that greedy text does not run in circles."""
-    vocabulary, hidden, feed_forward, layers, heads = sizes
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=feed_forward,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=1024,
-        initializer_range=0.1,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -57,26 +58,34 @@ def make_model(
     folder: Path, texts: Iterable[str], sizes: tuple[int, ...]
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """A Llama of random weights and a tokenizer learnt from the texts, with a chat template, saved in model/."""
-    vocabulary, hidden, feed_forward, layers, heads = sizes
-    tokenizer = make_tokenizer(texts, vocabulary - ROLES)
+    tokenizer = make_tokenizer(texts, sizes[0] - ROLES)
     add_chat_template(tokenizer)
+    model = llama(
+        (len(tokenizer), *sizes[1:]),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return model, tokenizer
+
+
+def llama(sizes: tuple[int, ...], **more: Any) -> LlamaForCausalLM:
+    """A Llama of random weights, the same at every call."""
+    vocabulary, hidden, feed_forward, layers, heads = sizes
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=feed_forward,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=1024,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **more,
     )
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    return model, tokenizer
+    return LlamaForCausalLM(config)
 
 
 def write_peak(folder: Path, quick: bool) -> None:
