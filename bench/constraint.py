@@ -56,7 +56,7 @@ def main() -> None:
         for weight in WEIGHTS:
             found[str(weight)].append(ended(base, f"{weight:g}", {"rl.weights.harmless": weight}, given))
         limit = found[str(LIKE)][-1].cost
-        held = {"rl.constraint.limit": limit, "rl.constraint.learning_rate": 1.0}
+        held = {"rl.constraint.limit": limit, "rl.constraint.multiplier": 0.4, "rl.constraint.learning_rate": 0.5}
         found[CONSTRAINED].append(ended(base, CONSTRAINED, held, given))
         told = {name: [end._asdict() for end in ends] for name, ends in found.items()}
         write({"subject": "constraint", "machine": about, "ends": told}, given.outputs / "constraint.json")
@@ -112,7 +112,7 @@ def table(found: Found) -> str:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bases", type=Path, nargs="+", required=True, help="folders of chains, as outputs/demo")
-    parser.add_argument("--rollouts", type=int, default=20)
+    parser.add_argument("--rollouts", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--docs", type=Path, help="the folder of constraint.md, whose table is renewed")
