@@ -56,7 +56,7 @@ def test_one_backbone_is_compared_with_all_and_the_same_algorithm_with_what_trai
         made.runs.append((Outcome(seconds, [], [], PARTS), 100.0 * seconds))
         return made
 
-    sides = [ran("ours", "ours", 2.0), ran(ppo.SHARED, "without", 1.0), ran("TRL, default", "default", 8.0)]
+    sides = [ran("ours", "ours", 2.0), ran(next(iter(ppo.SHARED)), "without", 1.0), ran("TRL, default", "default", 8.0)]
     sides += [ran("TRL, halves", "setting", 6.0), ran(ppo.WITH_ADAPTER, "setting", 3.0)]
     one = {"samples": 4, "targets": 8, "body": 1e9, "output": 1e9}
     found = ppo.judged(1, sides, {"forward": {"1": one}}, {"fp32": 1.0})
