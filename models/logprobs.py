@@ -117,13 +117,15 @@ class _AtTargets(torch.autograd.Function):
         entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(norm)
         ctx.save_for_backward(logits, target, norm, entropy)
         ctx.temperature, ctx.rows = temperature, rows
+        ctx.set_materialize_grads(False)  # an entropy that nothing descends costs nothing
         return logits.gather(-1, target[:, None])[:, 0].float() / temperature - norm, entropy
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, of_entropy: Tensor | None) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor, None, None, None]:
         """(1 at the target - p) / temperature; of the entropy -p (log p + entropy) / temperature."""
         logits, *columns = ctx.saved_tensors
-        pulled = of_entropy is not None and bool(of_entropy.any())
+        pulled = of_entropy is not None
+        upstream = torch.zeros_like(columns[1]) if upstream is None else upstream
         columns += [upstream / ctx.temperature, of_entropy / ctx.temperature if pulled else upstream]
         for part, *of_part in zip(*(x.split(ctx.rows) for x in (logits, *columns)), strict=True):
             at, norms, entropies, weights, pulls = (column[:, None] for column in of_part)

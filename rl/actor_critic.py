@@ -73,15 +73,7 @@ class ActorCritic(nn.Module):
         self.register_state_dict_post_hook(_drop_tied)
 
     def forward(self, batch: Batch, temperature: float, ptx: Batch | None = None) -> ActorCriticOutput:
-        # The critic goes first, so that the backward pass, which starts at the end, is done with the policy's
-        # activations when a critic that is a voice makes its own.
-        at = batch["source"]
-        values = self.critic(batch, at) if isinstance(self.critic, Critic) else None
-        states = hidden_states(self.policy, batch, at)
-        if isinstance(self.critic, ValueHead):
-            values = self.critic(states)
-        head = self.policy.get_output_embeddings()
-        found = logprobs_from_hidden(states, batch["target"], head, temperature, with_entropy=True)
+        found, values = self._read(batch, batch["source"], temperature)
         text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
         return ActorCriticOutput(found.logprobs, found.entropy, values, text)
 
@@ -89,17 +81,18 @@ class ActorCritic(nn.Module):
     def evaluate(self, batch: Batch, temperature: float) -> tuple[TokenLogprobs, Tensor | None]:
         """The policy's log-probabilities, (N,), and the critics' values, (N + R, C), of the states in which the tokens
         are chosen and of those after the last token of each response; None without a critic."""
-        at = torch.cat([batch["source"], batch["ends"]])
+        return self._read(batch, torch.cat([batch["source"], batch["ends"]]), temperature)
+
+    def _read(self, batch: Batch, at: Tensor, temperature: float) -> tuple[TokenLogprobs, Tensor | None]:
+        """Log-probabilities of the targets, and values at flat positions, the first of which predict the targets."""
+        # The critic goes first, so that the backward pass, which starts at the end, is done with the policy's
+        # activations when a critic that is a voice makes its own.
+        values = self.critic(batch, at) if isinstance(self.critic, Critic) else None
         states = hidden_states(self.policy, batch, at)
-        head, values = self.policy.get_output_embeddings(), None
-        found = logprobs_from_hidden(
-            states[: len(batch["source"])], batch["target"], head, temperature, with_entropy=True
-        )
         if isinstance(self.critic, ValueHead):
             values = self.critic(states)
-        elif self.critic is not None:
-            values = self.critic(batch, at)
-        return found, values
+        head, target = self.policy.get_output_embeddings(), batch["target"]
+        return logprobs_from_hidden(states[: len(target)], target, head, temperature, with_entropy=True), values
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:

@@ -185,7 +185,7 @@ class RLBatches:
             order = torch.randperm(len(found.rollout.answers), generator=shuffler).tolist()
             for start in range(0, len(order), per_step):
                 text = self._text_rows(shuffler)
-                if position == self.position and iteration == self.iteration and self.current is not None:
+                if position == self.position and iteration == self.iteration:
                     yield from self._step(found, order[start : start + per_step], text, first=position == 0)
                 position += 1
 

@@ -50,7 +50,7 @@ class PolicyObjective:
         total = ppo_total(
             policy / units[0],
             value / units[1],
-            entropy / units[0],
+            entropy / units[0] if cfg.entropy_coef else 0.0,
             nll / units[2] if text else 0.0,
             value_coef=cfg.value_coef,
             entropy_coef=cfg.entropy_coef,

@@ -88,10 +88,8 @@ def run(cfg: PPOStage) -> Artifact:
 
         gold = world_gold(cfg.data.seed, held, text) if cfg.data.path == WORLD else None
         selection = Selection(run.folder, engine, held, judge, cfg.rl, text=text, gold=gold)
-        objective, controls = (
-            PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3),
-            Controls.of(cfg.rl),
-        )
+        objective = PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3)
+        controls = Controls.of(cfg.rl)
         log = RolloutLog(run, cfg.rl, controls, reward.columns, selection, text)
 
         def look(iteration: int, kl: float) -> str | None:
