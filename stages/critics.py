@@ -36,7 +36,8 @@ def starting_critic(
     if reward.to_value is not None:
         start = reward.to_value()
         return critic_from(start, weights[:, : start.config.num_labels])
-    say("the critic starts as the policy, every value at 0: no reward model reads its tokens")
+    lacks = "reads its tokens" if voices is None else "is on its weights"
+    say(f"the critic starts as the policy, every value at 0: no reward model {lacks}")
     return fresh_critic(voices or copy(), len(weights))
 
 
