@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import Contestant, Work, python, results
-from bench.rollout_race import KL, RATE, REPLAYED, alike, arguments, ours, peer_replaying, replaying, run
+from bench.rollout_race import KL, MICRO_BATCH, RATE, REPLAYED, alike, arguments, ours, peer_replaying, replaying, run
 from bench.sides import Settings, trl_side
 
 ROLLOUTS, PROMPTS, SAMPLES = 2, 8, 8
-MICRO_BATCH = 8  # TRL's own: the responses of one prompt
 FOR_SPEED: dict[str, Settings] = {
     "no checkpointing": {"gradient_checkpointing": False},
     "micro-batches of 4": {"gradient_checkpointing": False, "per_device_train_batch_size": 4},
