@@ -29,6 +29,7 @@ from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
+from train.pruning import pruning
 from train.records import record_of, standing
 from train.sharding import Sharding, whole_weights
 from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
@@ -157,7 +158,8 @@ class Run:
         batches.start_step = step
         pace = pace or Pace()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
-        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
+        watches = [AfterStep(pace.after_step), log, Progress(self.stage), *pruning(self.folder)]
+        return checkpoint, [*watches, saver, self.guard]
 
     def complete(self, loop: Trainer, checkpoint: Path | None) -> None:
         """Let a trainer run to its last step, once it is sure that it sees all processes."""
