@@ -25,6 +25,7 @@ from models.errors import ConfigError, HHHError, ResourceError
 from train.help import help_text, options
 from train.points import Outcome, outcome_of
 from train.schemas import schema_node, without_plus
+from train.secrets import without_secrets
 
 # Hydra's own logs and folders stay out of the way. The folder of a sweep is that of its name, and a point's, too.
 SETTINGS = (
@@ -61,7 +62,7 @@ class Task:
     def explained(self, error: BaseException) -> tuple[str, int]:
         """What went wrong in one line, and with which exit code a process ends of it."""
         if self.debug:
-            traceback.print_exception(error)
+            _trace(error)
         return explained(error, self.known)
 
 
@@ -134,7 +135,7 @@ def explained(error: BaseException, known: Sequence[str]) -> tuple[str, int]:
         return "out of memory; lower trainer.batch_size, or raise trainer.accumulation", ResourceError.code
     if isinstance(error, OSError) and error.errno == 28:
         return f"{error.filename}: the disk is full; the last checkpoint is intact", ResourceError.code
-    traceback.print_exception(error)
+    _trace(error)
     return f"{type(error).__name__}: {error} (a fault of ours, please report it)", 1
 
 
@@ -142,8 +143,12 @@ def _report(task: Task, error: BaseException) -> int:
     """Print what went wrong, and say with which code the process ends."""
     line, code = task.explained(error)
     if not isinstance(error, SystemExit):
-        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        print(f"error: {without_secrets(' '.join(line.split()))}", file=sys.stderr)
     return code
+
+
+def _trace(error: BaseException) -> None:
+    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
