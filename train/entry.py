@@ -23,6 +23,7 @@ from train.machine import chain, machine_fault
 from train.preemption import heeded
 from train.processes import met, speaks_for_all
 from train.schemas import quoted, schema_node, without_plus
+from train.secrets import without_secrets
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -89,9 +90,9 @@ def _report(error: BaseException, known: list[str], debug: bool) -> int:
     ours = line is None  # then no two processes need fail alike, even before they have met
     if speaks_for_all() or (ours and not met()):
         if debug or ours:
-            traceback.print_exception(error)
+            print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         line = line or f"{type(error).__name__}: {error} (a fault of ours, please report it)"
-        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        print(f"error: {without_secrets(' '.join(line.split()))}", file=sys.stderr)
     return code
 
 

@@ -33,9 +33,10 @@ from train.memory import OutOfMemory, out_of_memory
 from train.preemption import StopWhenAsked, until_step_ends
 from train.processes import barrier, from_main, join, rank, world_size
 from train.records import record_of, standing
+from train.secrets import without_secrets
 from train.sharding import Sharding, whole_weights
 from train.surroundings import fall_back, forget_peak_memory, peak_memory_mb, surroundings
-from train.tracking import NoTracker, Tracker, open_tracker
+from train.tracking import NoTracker, Tracker, break_off, conclude, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 from train.watch import HeldOutWatch
 
@@ -65,7 +66,7 @@ class Run:
         try:
             self._open()
         except BaseException as error:
-            self._end(error)
+            self._close(error)
             raise
         return self
 
@@ -74,7 +75,7 @@ class Run:
             path = self.folder / f"failed_batch-{rank()}.pt"
             torch.save(error.batch, path)
             self.say(f"what was no number came of the batch in {path}")
-        self._end(error)
+        self._close(error)
 
     def input(self, path: str, kind: str) -> str:
         """The model folder behind a path, after checking that what a stage made is whole and of the expected kind."""
@@ -233,13 +234,13 @@ class Run:
     def say(self, line: str) -> None:
         """One line for the person who waits."""
         if rank() == 0:
-            print(f"[{self.stage}] {line}", file=sys.stderr, flush=True)
+            print(f"[{self.stage}] {without_secrets(line)}", file=sys.stderr, flush=True)
 
     def warn(self, title: str, text: str) -> None:
         """Something that should worry whoever watches: to the person who waits, and to the tracker."""
         self.say(f"alert {text}")
         if rank() == 0:
-            self.tracker.alert(title, text)
+            self.tracker.alert(title, without_secrets(text))
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """A file beside the model, whole or absent, written by the main process."""
@@ -271,7 +272,8 @@ class Run:
             self.sealed = seal(self.folder, {**self._manifest(kind, metrics, tokenizer, facts or {}), "base": base})
             (self.folder / RUN_RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-            self.tracker.finish({k: v for k, v in metrics.items() if isinstance(v, int | float)})
+            if said := conclude(self.tracker, self.sealed):
+                self.say(said)
         barrier()
         return self.sealed or read_artifact(self.folder, verify=False)
 
@@ -292,18 +294,20 @@ class Run:
         if rank() == 0:
             write_json(self.folder / RUN_RECORD, self.record)
             self.tracker = open_tracker(
-                self.cfg.tracking, self.folder, group=self.cfg.name, stage=self.stage, config=self.record["config"]
+                self.cfg.tracking, self.folder, experiment=self.cfg.name, stage=self.stage, config=self.record["config"]
             )
-            if where := getattr(self.tracker, "where", None):
-                self.say(where)
+            if self.tracker.where:
+                self.say(self.tracker.where)
 
     def _state_now(self) -> dict[str, Any]:
         return {name: read() for name, read in self.state.items()}
 
-    def _end(self, error: BaseException | None) -> None:
+    def _close(self, error: BaseException | None) -> None:
         """Let the folder go. What the machine did is said in words of its own."""
         fault = machine_fault(error, self.folder) if error is not None else None
         if rank() == 0:
+            if not self.sealed:
+                break_off(self.tracker, self.stage, fault or error)
             self.lock.release()
         if fault is not None:
             raise fault from error
