@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol", "scancel", "squeue")
 PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
@@ -105,8 +106,8 @@ def _configure(folder: Path) -> None:
     (folder / "munge.key").chmod(0o400)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     host = socket.gethostname().partition(".")[0]
-    conf = CONF.format(folder=folder, host=host, user=getpass.getuser(), ctld_port=_free_port())
-    nodes = [NODE.format(name=name, host=host, port=_free_port()) for name in NODES]
+    conf = CONF.format(folder=folder, host=host, user=getpass.getuser(), ctld_port=free_port())
+    nodes = [NODE.format(name=name, host=host, port=free_port()) for name in NODES]
     (folder / "slurm.conf").write_text(conf + "".join(nodes))
 
 
@@ -134,9 +135,3 @@ def _wait_for(holds: Callable[[], bool], limit: float = 60.0) -> None:
     while not holds():
         assert time.monotonic() < deadline, "Slurm did not start"
         time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
