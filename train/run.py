@@ -66,7 +66,7 @@ class Run:
         try:
             self._open()
         except BaseException as error:
-            self._close(error)
+            self._end(error)
             raise
         return self
 
@@ -75,7 +75,7 @@ class Run:
             path = self.folder / f"failed_batch-{rank()}.pt"
             torch.save(error.batch, path)
             self.say(f"what was no number came of the batch in {path}")
-        self._close(error)
+        self._end(error)
 
     def input(self, path: str, kind: str) -> str:
         """The model folder behind a path, after checking that what a stage made is whole and of the expected kind."""
@@ -302,7 +302,7 @@ class Run:
     def _state_now(self) -> dict[str, Any]:
         return {name: read() for name, read in self.state.items()}
 
-    def _close(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         """Let the folder go. What the machine did is said in words of its own."""
         fault = machine_fault(error, self.folder) if error is not None else None
         if rank() == 0:
