@@ -32,6 +32,7 @@ from train.machine import chain, is_out_of_memory, machine_fault
 from train.memory import OutOfMemory, out_of_memory
 from train.preemption import StopWhenAsked, until_step_ends
 from train.processes import barrier, from_main, join, rank, world_size
+from train.pruning import pruning
 from train.records import record_of, standing
 from train.secrets import without_secrets
 from train.sharding import Sharding, whole_weights
@@ -182,7 +183,8 @@ class Run:
         pace = pace or Pace()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
         self.stop.boundary = pace.boundary
-        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.stop, self.guard]
+        watches = [AfterStep(pace.after_step), log, Progress(self.stage), *pruning(self.folder)]
+        return checkpoint, [*watches, saver, self.stop, self.guard]
 
     def complete(self, loop: Trainer, checkpoint: Path | None, trainer: TrainerConfig | None = None) -> None:
         """Let a trainer run to its last step, once it is sure that it sees all processes.
