@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ FEW = (
     "tracking=none",
     "trainer.epsilon=1e-3",
 )  # a smaller one steps by signs of rounding errors
-LIMIT = 600.0  # seconds, on a machine that does much else
+LIMIT = 1500.0  # seconds, on a machine that does much else
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +91,43 @@ def test_a_job_that_is_stopped_saves_is_queued_again_and_ends_as_if_it_had_not_b
     digests = [folder_digests(tmp_path / f"out/{name}/sft/model") for name in ("cut", "whole")]
     assert digests[0] == digests[1]
     assert log.read_text() == (tmp_path / "out/whole/sft/metrics.jsonl").read_text()
+
+
+def test_a_sweep_of_distributed_points_goes_on_where_one_is_stopped(
+    cluster: Slurm, tiny: Path, llama_folder: str, tmp_path: Path
+) -> None:
+    """HHH_SWEEP_POINTS=6 for a larger one; two run at a time, one on each node."""
+    rates = [str(1e-4 * (n + 1)) for n in range(int(os.environ.get("HHH_SWEEP_POINTS", "2")))]
+    given = (*sft(tmp_path, llama_folder, tiny / "alpaca.jsonl"), *FEW, "trainer.max_steps=120", "trainer.save_every=0")
+    fixed = [option for option in given if not option.startswith("trainer.learning_rate")]
+    slurm = [f"hydra.launcher.{o}" for o in ("tasks_per_node=2", "cpus_per_task=1", "timeout_min=30")]
+    command = [sys.executable, "-m", "stages.sft", "--multirun", "hydra/launcher=submitit_slurm", *slurm, *fixed]
+    command += ["name=rates", f"trainer.learning_rate={','.join(rates)}"]
+    with (tmp_path / "said").open("w") as said:
+        sweep = subprocess.Popen(command, cwd=tmp_path, env=cluster.environment, stdout=said, stderr=said)
+    points = [tmp_path / f"out/rates/learning_rate-{rate}/sft" for rate in rates]
+    try:
+        log = points[1] / "metrics.jsonl"
+        until(
+            lambda: sweep.poll() is not None or (log.exists() and log.read_text().count("\n") > 5), "the point trains"
+        )
+        array = cluster.run("squeue", "--noheader", "--format=%A %F_%K", cwd=tmp_path).stdout.split()
+        assert sweep.poll() is None, (tmp_path / "said").read_text()
+        job = next(name for name in array if name.endswith("_1"))
+        stopped = cluster.run("scancel", "--signal=USR2", job, cwd=tmp_path)
+        assert stopped.returncode == 0, stopped.stderr
+        assert sweep.wait(LIMIT) == 0, (tmp_path / "said").read_text()
+    finally:
+        sweep.kill()
+        sweep.wait()
+    assert cluster.job(job)["Restarts"] == "1"
+    for rate, folder in zip(rates, points, strict=True):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["hardware"]["processes"] == 2 and manifest["config"]["trainer.learning_rate"] == float(rate)
+        alone = run("sft", *fixed, f"trainer.learning_rate={rate}", f"name=alone-{rate}").folder
+        weights = [load_file(place / "model/model.safetensors") for place in (folder, alone)]
+        for name, weight in weights[0].items():
+            assert_close(weight, weights[1][name], atol=1e-4, rtol=0, msg=name)
+    whole = stage("sft", *fixed, f"trainer.learning_rate={rates[1]}", "name=whole", cwd=tmp_path, processes=2)
+    assert whole.code == 0, whole.stderr
+    assert folder_digests(points[1] / "model") == folder_digests(tmp_path / "out/whole/sft/model")
