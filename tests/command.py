@@ -94,7 +94,7 @@ def stage(
         streams = {stream: str(Path(folder) / stream) for stream in ("stdin", "stdout", "stderr")}
         Path(streams["stdin"]).write_text(stdin, encoding="utf-8")
         job = {"module": f"stages.{name}", "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
-        job |= {"processes": processes, "port": _free_port(), "limits": limits or {}}
+        job |= {"processes": processes, "port": free_port(), "limits": limits or {}}
         code = _started(job, streams) if fresh else _forked(job, streams)
         read = {s: Path(streams[s]).read_text(encoding="utf-8") for s in ("stdout", "stderr")}
     assert code is not None, f"still running after {limit} s: {arguments}\n{read['stderr']}"
@@ -193,7 +193,7 @@ def _place(job: dict[str, Any], rank: int) -> dict[str, str]:
     return {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(job["port"])}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

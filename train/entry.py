@@ -63,16 +63,15 @@ class Task:
         return None
 
     def run(self, raw: DictConfig) -> object:
-        """The stage, which can be asked to stop."""
+        """What the stage makes."""
         with heeded():
             return importlib.import_module(self.module).run(checked(raw))
 
     def explained(self, error: BaseException) -> tuple[str, int]:
-        """What went wrong in one line, and with which exit code a process ends of it; with a traceback where that
-        was asked for, or where it is our fault."""
-        line, code = explained(error, self.known)
+        """What went wrong in one line, and with which exit code a process ends of it."""
+        line, code = _cause(error, self.known)
         if self.debug or line is None:
-            _trace(error)
+            print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         return line or f"{type(error).__name__}: {error} (a fault of ours, please report it)", code
 
 
@@ -130,11 +129,18 @@ def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]
             yield from _added(node[name], f"{place}{name}.")
 
 
-def explained(error: BaseException, known: Sequence[str]) -> tuple[str | None, int]:
-    """What a person needs to know of an error, None where nobody foresaw it, and with which exit code a process ends.
+def _report(task: Task, error: BaseException) -> int:
+    """Print what went wrong in one line, once for all processes, and say with which code this one ends."""
+    if isinstance(error, SystemExit):
+        return int(error.code or 0)
+    line, code = _cause(error, task.known)
+    if speaks_for_all() or (line is None and not met()):  # what nobody foresaw need not befall two processes alike
+        print(f"error: {without_secrets(' '.join(task.explained(error)[0].split()))}", file=sys.stderr)
+    return code
 
-    known: the stage's options.
-    """
+
+def _cause(error: BaseException, known: Sequence[str]) -> tuple[str | None, int]:
+    """What a person needs to know of an error, None where nobody foresaw it, and its exit code."""
     if isinstance(error, Preempted):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
@@ -149,20 +155,6 @@ def explained(error: BaseException, known: Sequence[str]) -> tuple[str | None, i
     if (fault := machine_fault(error)) is not None:
         return str(fault), fault.code
     return None, 1
-
-
-def _report(task: Task, error: BaseException) -> int:
-    """Print what went wrong in one line, once for all processes, and say with which code this one ends."""
-    line, code = explained(error, task.known)
-    ours = line is None  # then no two processes need fail alike, even before they have met
-    if not isinstance(error, SystemExit) and (speaks_for_all() or (ours and not met())):
-        line, _ = task.explained(error)
-        print(f"error: {without_secrets(' '.join(line.split()))}", file=sys.stderr)
-    return code
-
-
-def _trace(error: BaseException) -> None:
-    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def _config_line(error: BaseException, known: Sequence[str]) -> str:
