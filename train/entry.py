@@ -50,7 +50,7 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
         main()
     except Exception as error:
         failures.append(error)
-    code = _report(failures[0], [name for name, _, _ in options(schema)], debug) if failures else 0
+    code = report_error(failures[0], [name for name, _, _ in options(schema)], debug) if failures else 0
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
@@ -77,7 +77,7 @@ def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]
             yield from _added(node[name], f"{place}{name}.")
 
 
-def _report(error: BaseException, known: list[str], debug: bool) -> int:
+def report_error(error: BaseException, known: list[str], debug: bool) -> int:
     """Print what went wrong in one line, and say with which code the process ends."""
     if debug:
         traceback.print_exception(error)
