@@ -20,7 +20,8 @@ def of_all_layers(models: Sequence[nn.Module], trace: Callable[[], Sizes]) -> Si
     if len(depths) != 1 or min(depths) <= MORE or not all(_alike(layers) for _, _, layers in stacks):
         return trace()
     (depth,) = depths
-    few, more = (_with_layers(stacks, n, trace) for n in (FEW, MORE))
+    # The larger first: transformers looks for the layers whose states it hands out once.
+    more, few = (_with_layers(stacks, n, trace) for n in (MORE, FEW))
     return tuple(round(a + (b - a) / (MORE - FEW) * (depth - FEW)) for a, b in zip(few, more, strict=True))
 
 
