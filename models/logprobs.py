@@ -40,7 +40,10 @@ def hidden_states(model: nn.Module, batch: Batch, at: Tensor) -> Tensor:
     if wide and inner.config._attn_implementation == BY_TREE and virtual_tokens(inner) is None:
         trees = FlatTrees(batch)
         places = trees.places_of(at)
-        states = _last_states(model, places, **{name: trees.flatten(batch[name]) for name in names}, trees=trees)
+        flat = {name: trees.flatten(batch[name]) for name in names}
+        # Without a mask transformers would make one of all tokens by all tokens, for nobody to read.
+        unread = flat["input_ids"].new_ones(1, 1, 1, 1, dtype=torch.bool)
+        states = _last_states(model, places, **flat, attention_mask=unread, trees=trees)
         if trees.n_read >= inner.config.get_text_config().num_hidden_layers:
             return states
         inner.set_attn_implementation("sdpa")
@@ -49,7 +52,7 @@ def hidden_states(model: nn.Module, batch: Batch, at: Tensor) -> Tensor:
 
 def _last_states(model: nn.Module, at: Tensor, **inputs: Any) -> Tensor:
     with feed_forward_only_at(_unwrapped(model), at.unique(), inputs["input_ids"].numel()):
-        output = model(**inputs, use_cache=False, output_hidden_states=True, **_no_logits(model))
+        output = model(**inputs, use_cache=False, output_hidden_states=[-1], **_no_logits(model))
     return output.hidden_states[-1].flatten(0, 1)[at]
 
 
