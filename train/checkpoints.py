@@ -11,6 +11,7 @@ from models.errors import ArtifactError
 from train.artifact import write_json
 from train.digests import folder_digests
 
+CHECKPOINTS = "checkpoints"  # their folder in a run's
 COMPLETE = "complete.json"
 
 

@@ -20,6 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from models.errors import ConfigError, HHHError, ResourceError
 from train.help import help_text, options
 from train.schemas import schema_node, without_plus
+from train.secrets import without_secrets
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -80,7 +81,7 @@ def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]
 def _report(error: BaseException, known: list[str], debug: bool) -> int:
     """Print what went wrong in one line, and say with which code the process ends."""
     if debug:
-        traceback.print_exception(error)
+        _trace(error)
     if isinstance(error, KeyboardInterrupt):
         return _end("interrupted", 130)
     if isinstance(error, SystemExit):
@@ -94,13 +95,17 @@ def _report(error: BaseException, known: list[str], debug: bool) -> int:
         return _end("out of memory; lower trainer.batch_size, or raise trainer.accumulation", ResourceError.code)
     if isinstance(error, OSError) and error.errno == 28:
         return _end(f"{error.filename}: the disk is full; the last checkpoint is intact", ResourceError.code)
-    traceback.print_exception(error)
+    _trace(error)
     return _end(f"{type(error).__name__}: {error} (a fault of ours, please report it)", 1)
 
 
 def _end(line: str, code: int) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    print(f"error: {without_secrets(' '.join(line.split()))}", file=sys.stderr)
     return code
+
+
+def _trace(error: BaseException) -> None:
+    print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

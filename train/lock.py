@@ -10,12 +10,14 @@ from pathlib import Path
 
 from models.errors import ConfigError, ResourceError
 
+LOCK = ".lock"  # its name in the folder
+
 
 class FolderLock:
     """Held from `acquire` to `release`. A lock whose process is gone is taken over."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = folder / LOCK
 
     def acquire(self) -> None:
         """Raises ConfigError naming the owner where another run holds the folder."""
@@ -44,7 +46,7 @@ class FolderLock:
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "started": _start_ticks(os.getpid()),
         }
-        aside = self.path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}")
+        aside = self.path.with_name(f"{LOCK}.{socket.gethostname()}.{os.getpid()}")
         aside.write_text(json.dumps(owner), encoding="utf-8")
         try:
             os.link(aside, self.path)  # appears whole, and only where there is none
