@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from models.errors import ConfigError
+from models.errors import ConfigError, check_choice
 from models.generation import Sample, sample
 from models.http import Limits, check_address, secret
 from models.options import RUNTIME
@@ -36,8 +36,8 @@ class SamplerConfig:
     limits: Limits = field(default_factory=Limits, metadata=RUNTIME)
 
     def __post_init__(self) -> None:
-        _one_of("engine", self.engine, ENGINES)
-        _one_of("correction", self.correction, (None, *CORRECTIONS))
+        check_choice("rl.sampler.engine", self.engine, ENGINES)
+        check_choice("rl.sampler.correction", self.correction, (None, *CORRECTIONS))
         if self.cap < 1:
             raise ConfigError(f"rl.sampler.cap={self.cap}: expected at least 1")
         if not 0 < self.memory < 1:
@@ -107,9 +107,3 @@ class HFSampler:
                 generator=generators,
                 batch_size=self.batch_size,
             )
-
-
-def _one_of(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
-    if value not in allowed:
-        listed = ", ".join("null" if choice is None else choice for choice in allowed)
-        raise ConfigError(f"rl.sampler.{name}={value}: expected one of {listed}")
