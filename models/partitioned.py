@@ -44,11 +44,13 @@ def whole(*models: nn.Module, writing: bool = False) -> Iterator[None]:
 
 
 def partition(model: nn.Module) -> nn.Module:
-    """Leave each process its part of the weights of a model that no engine trains; `whole` gathers them."""
-    import deepspeed  # noqa: PLC0415
+    """Leave each process its part of the weights of a model that no engine trains; `whole` gathers them. Quantised
+    weights stay as they are."""
+    if all(weight.is_floating_point() for weight in model.parameters()):
+        import deepspeed  # noqa: PLC0415
 
-    dtype = next(model.parameters()).dtype
-    deepspeed.zero.Init(module=model, dtype=dtype, mem_efficient_linear=False)
+        dtype = next(model.parameters()).dtype
+        deepspeed.zero.Init(module=model, dtype=dtype, mem_efficient_linear=False)
     return model
 
 
