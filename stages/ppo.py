@@ -74,8 +74,8 @@ class PPOStage(StageConfig):
             raise ConfigError(
                 "rl.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0"
             )
-        parts = world_size() * self.trainer.accumulation
-        if self.deepspeed.stage == 3 and self.rl.ptx_batch_size < parts:
+        parts, partitioned = world_size() * self.trainer.accumulation, self.deepspeed.stage == 3 and world_size() > 1
+        if partitioned and self.rl.ptx_batch_size < parts:
             raise ConfigError(
                 f"rl.ptx_batch_size={self.rl.ptx_batch_size}: deepspeed=zero3 takes text in every micro-batch of every "
                 f"process, expected at least processes × trainer.accumulation = {parts}; or use deepspeed=zero2"
