@@ -21,6 +21,8 @@ from train.faults import fault_point
 from train.processes import barrier, rank
 from train.tracking import Tracker
 
+KEPT = 2  # checkpoints: the newest, and one to fall back to
+
 
 class MetricsLog(TrainerCallback):
     """Every logged step: a line in metrics.jsonl and the tracker's point."""
@@ -171,6 +173,7 @@ class Checkpoints(TrainerCallback):
             for name, write in self.files.items():
                 write(checkpoint / name)
             checkpoints.complete(checkpoint, self.stage_state())
+            checkpoints.keep_newest(self.folder, KEPT)
         barrier()
 
 
