@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from models.partitioned import is_partitioned
+
 MOST_BYTES = 1 << 30  # of copies that exist meanwhile
 WORTH = 32  # steps that gain what the copies cost
 
@@ -37,6 +39,6 @@ def _weights(model: nn.Module) -> list[nn.Parameter]:
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and weight.is_contiguous()
-        and not hasattr(weight, "ds_id")
+        and not is_partitioned(weight)
     ]
     return found if sum(weight.nbytes for weight in found) <= MOST_BYTES else []

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from models.errors import ConfigError
 from models.generation import Sample, sample
 from models.http import Limits, check_address, secret
 from models.options import RUNTIME
+from models.partitioned import whole
 from rl.mismatch import CORRECTIONS
 
 ENGINES = ("hf", "vllm")
-IN_USE = "rollout"  # stands for a module that still needs a weight
 
 
 @dataclass
@@ -98,7 +96,7 @@ class HFSampler:
     def generate(
         self, policy: PreTrainedModel, prompts: Sequence[list[int]], n: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
-        with gathered_weights(policy):
+        with whole(policy):  # not token by token
             return sample(
                 policy,
                 prompts,
@@ -109,28 +107,6 @@ class HFSampler:
                 generator=generators,
                 batch_size=self.batch_size,
             )
-
-
-@contextmanager
-def gathered_weights(model: nn.Module) -> Iterator[None]:
-    """The weights that ZeRO-3 has partitioned, whole on every process for as long as the block lasts.
-
-    Its hooks would give each weight back after the forward that used it, and so gather it again with every token.
-    """
-    partitioned = [weight for weight in model.parameters() if hasattr(weight, "ds_id")]
-    if not partitioned:
-        yield
-        return
-    import deepspeed  # noqa: PLC0415  seconds, and only where it is in use
-
-    with deepspeed.zero.GatheredParameters(partitioned):
-        for weight in partitioned:
-            weight.ds_active_sub_modules.add(IN_USE)
-        try:
-            yield
-        finally:
-            for weight in partitioned:
-                weight.ds_active_sub_modules.discard(IN_USE)
 
 
 def _one_of(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
