@@ -14,6 +14,7 @@ from instruct.readers import InstructionData
 from instruct.sources import documents, held_out_documents
 from instruct.supervised import SupervisedRows, document_trees, supervised
 from models.layout import LayoutConfig
+from models.options import RUNTIME
 from models.scratch import Architecture, make_model, make_tokenizer
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
@@ -33,7 +34,7 @@ class BaseStage(StageConfig):
     architecture: Architecture = field(default_factory=Architecture)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
 
 
 def run(cfg: BaseStage) -> Artifact:

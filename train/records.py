@@ -14,7 +14,7 @@ from train.checkpoints import CHECKPOINTS
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 from train.lock import LOCK
 
-MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "deepspeed.", "the code")
+MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "the code")
 CHANGED = "its content changed"
 ROW_ORDER = ("trainer.batch_size", "trainer.accumulation", "trainer.shuffle")
 

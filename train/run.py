@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ from models.objective import Objective
 from train import checkpoints
 from train.artifact import RUN_RECORD, Artifact, base_of, model_folder, read_artifact, save_model, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, OwnRates, Pace, Progress, check_weights
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress, check_weights
 from train.checkpoints import CHECKPOINTS
 from train.config import StageConfig
 from train.digests import digest
@@ -30,11 +31,15 @@ from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
 from train.processes import barrier, from_main, join, rank, world_size
 from train.records import record_of, standing
-from train.sharding import Sharding, whole_weights
+from train.sharding import Sharding
+from train.state import load_weights, savable
 from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 from train.watch import HeldOutWatch
+
+MADE_BY = "made_by"  # in a checkpoint's state: the processes that saved it
+RUNTIME_OPTIONS = ("name", "outputs", "threads", "tracking", "deepspeed")  # no part of what a run is
 
 
 class Run:
@@ -46,11 +51,14 @@ class Run:
         self.folder = Path(cfg.outputs) / cfg.name / stage
         self.checkpoints = self.folder / CHECKPOINTS
         self.lock = FolderLock(self.folder)
-        self.state: dict[str, Callable[[], Any]] = {}  # what a checkpoint remembers of the stage, and what it holds:
+        self.state: dict[str, Callable[[], Any]] = {
+            MADE_BY: lambda: self.made_by
+        }  # what a checkpoint remembers of the stage, and what it holds:
         self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
         self.guard = NumbersGuard()
+        self.sharding = Sharding()  # what of the configured one has a meaning here
         self.training: dict[str, float] = {}  # seconds and targets of what this process trained
 
     def __enter__(self) -> Run:
@@ -94,7 +102,17 @@ class Run:
         barrier()
         if found is not None:
             self.say(f"going on from step {checkpoints.checkpoint_step(found)}")
+            if (before := checkpoints.stage_state(found).get(MADE_BY, self.made_by)) != self.made_by:
+                self.say(
+                    f"the checkpoint was made by {before}, this is {self.made_by}: the same rows make each step, and "
+                    "sums over them are rounded in another order"
+                )
         return found
+
+    @property
+    def made_by(self) -> str:
+        """How many processes work here, and how they share."""
+        return f"{world_size()} process{'es' if world_size() > 1 else ''}, deepspeed={self.sharding.name}"
 
     def train(
         self,
@@ -112,19 +130,22 @@ class Run:
         rates: learning rates of modules by name. measure: held-out metrics of the model as it is. Returns the last
         measurements, those of the kept weights.
         """
-        sharding, pace = getattr(self.cfg, "deepspeed", Sharding()), pace or Pace()
+        pace = pace or Pace()
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
-            trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
+            trainer, self.sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
         )
-        watch = self._watch(model, trainer, sharding, measure)
+        watch = self._watch(model, trainer, measure)
         checkpoint, callbacks = self.going_on(batches, pace)
+        if checkpoint is not None:
+            load_weights(checkpoint, model)
         optimizer = make_optimizer(model, trainer, rates or {})
         schedule = rate_multiplier(trainer, n_steps)
         # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
-        callbacks = [OwnRates(optimizer), *watch, *callbacks]
+        callbacks = [*watch, *callbacks]
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
-        self.complete(loop, checkpoint)
+        loop.start = checkpoint
+        self.complete(loop)
         self.training["training_targets"] = loop.n_targets
         kept = watch[0].restore_best() if watch else {}
         return {**(measure() if measure else {}), **kept}
@@ -133,15 +154,16 @@ class Run:
         self,
         model: nn.Module,
         trainer: TrainerConfig,
-        sharding: Sharding,
         measure: Callable[[], dict[str, float]] | None,
     ) -> list[HeldOutWatch]:
         """What measures on held-out rows under way: nothing, unless the stage can and the configuration says so."""
         if not trainer.eval_every:
             return []
-        if measure is None or sharding.stage == 3:
-            why = "under deepspeed=zero3" if measure else "in this stage, or without held-out rows"
-            raise ConfigError(f"trainer.eval_every={trainer.eval_every}: nothing can be measured {why}; say 0")
+        if measure is None:
+            raise ConfigError(
+                f"trainer.eval_every={trainer.eval_every}: nothing can be measured in this stage, or without held-out "
+                "rows; say 0"
+            )
         watch = HeldOutWatch(self.folder, model, trainer, measure, self.log, self.say)
         self.state["watch"] = watch.state_dict
         if (state := self.restored_state().get("watch")) is not None:
@@ -159,15 +181,18 @@ class Run:
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
         return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
 
-    def complete(self, loop: Trainer, checkpoint: Path | None) -> None:
-        """Let a trainer run to its last step, once it is sure that it sees all processes."""
+    def complete(self, loop: Trainer, resume: Path | None = None) -> None:
+        """Let a trainer run to its last step, once it is sure that it sees all processes.
+
+        resume: a checkpoint in the trainer's own format that it is to go on from.
+        """
         if loop.accelerator.num_processes != world_size():
             raise ConfigError(
                 f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
                 "every process would train on the same rows"
             )
         try:
-            done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            done = loop.train(resume_from_checkpoint=str(resume) if resume else None)
             check_weights(loop.model, loop.state.global_step)
         except NumericsError as error:
             error.batch = error.batch or getattr(loop, "step_batches", None)
@@ -229,10 +254,11 @@ class Run:
 
         beside: texts by the names of the files that hold them in the model's folder.
         """
-        weights = whole_weights(model) if model is not None else None
+        if model is not None and tokenizer is not None:
+            with savable(model) as weights:
+                if rank() == 0:
+                    save_model(self.folder, model, tokenizer, weights, beside or {}, root=Path(self.cfg.outputs))
         if rank() == 0:
-            if model is not None and tokenizer is not None:
-                save_model(self.folder, model, tokenizer, weights, beside or {}, root=Path(self.cfg.outputs))
             fault_point(f"{self.stage}:seal:0")
             base = base_of(self.folder / "model") if model is not None else None
             self.sealed = seal(self.folder, {**self._manifest(kind, metrics, tokenizer, facts or {}), "base": base})
@@ -254,6 +280,10 @@ class Run:
         if self.cfg.threads:
             torch.set_num_threads(self.cfg.threads)
         set_seed(self.cfg.seed)
+        asked = getattr(self.cfg, "deepspeed", self.sharding)
+        self.sharding = asked.here()
+        if self.sharding.stage != asked.stage:
+            self.say(f"deepspeed={asked.name}: one process has nobody to share with, so it trains without DeepSpeed")
         if rank() == 0:
             write_json(self.folder / RUN_RECORD, self.record)
             self.tracker = open_tracker(
@@ -284,7 +314,7 @@ class Run:
             "wandb_run_id": self.tracker.run_id,
             "tokenizer_digest": tokenizer_digest(tokenizer) if tokenizer is not None else None,
             "template_digest": template_digest(tokenizer.chat_template) if tokenizer is not None else None,
-            "run": {k: v for k, v in asdict(self.cfg).items() if k in ("name", "outputs", "threads", "tracking")},
+            "run": {k: v for k, v in asdict(self.cfg).items() if k in RUNTIME_OPTIONS},
             "steps_skipped": self.guard.skipped,
             "facts": facts,
             "metrics": metrics,
@@ -295,3 +325,4 @@ def quiet_libraries() -> None:
     """Their progress bars and notes are not ours to show."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
