@@ -12,10 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from accelerate.state import AcceleratorState
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import train.run
 from bench.held_bytes import HeldBytes
@@ -54,15 +52,8 @@ def run(job: dict[str, Any]) -> None:
         (artefact.folder / "held.json").write_text(json.dumps(held))
 
 
-def forget() -> None:
-    """What a training leaves for the process's next one: its sharding."""
-    AcceleratorState._reset_state()
-    unset_hf_deepspeed_config()
-    gc.collect()
-
-
 if __name__ == "__main__":
     prepare()
     for one in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         run(one)
-        forget()
+        gc.collect()  # an engine holds itself

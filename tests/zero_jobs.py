@@ -6,6 +6,7 @@ not a number.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -60,4 +61,4 @@ if __name__ == "__main__":
     zero_worker.prepare(Faulty)
     for one in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         run(one)
-        zero_worker.forget()
+        gc.collect()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from models.errors import ConfigError, NumericsError
@@ -197,6 +198,8 @@ class Run:
         except NumericsError as error:
             error.batch = error.batch or getattr(loop, "step_batches", None)
             raise
+        finally:
+            unset_hf_deepspeed_config()  # or transformers would partition whatever model it loads next
         self.training["training_seconds"] = done.metrics["train_runtime"]
 
     def share(self, trainer: TrainerConfig) -> Share:

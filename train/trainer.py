@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from models.errors import ConfigError
 from models.layout import Batch
-from models.objective import Objective
+from models.objective import Mean, Objective
 from models.options import RUNTIME
 from train.batches import Batches, Share
 from train.checkpoints import checkpoint_step
@@ -189,7 +190,9 @@ class StageTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         loss, metrics = self.objective(model, inputs, num_items_in_batch)
-        for name, (total, count) in metrics.items():
+        # Transformers' own sum of the loss stays NaN for ever after a step that was; its place is taken by this one.
+        share = 1 / (self.args.gradient_accumulation_steps * self.accelerator.num_processes)
+        for name, (total, count) in {**metrics, "loss": Mean(loss, share)}.items():
             entry = torch.stack([torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (total, count)])
             self._sums[name] = [*self._sums.get(name, []), entry]
         return loss * self.accelerator.num_processes  # gradients are averaged over processes
@@ -221,6 +224,7 @@ def training_arguments(
     """Transformers' arguments for a stage, or those of a `kind` derived from them: only what our configuration says,
     nothing reported or printed by itself."""
     use_cpu, deepspeed = not torch.cuda.is_available(), deepspeed_config(sharding, cfg.bf16, cfg.max_grad_norm)
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # of a launcher, or an earlier stage of this process
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return kind(
