@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -84,10 +85,12 @@ def program(
     fresh: bool = False,
     processes: int = 1,
     limit: float = 120.0,
+    limits: dict[str, int] | None = None,
 ) -> Ended:
     """Run `python -m <module> <arguments>` in `cwd`.
 
     fault: the place at which the process kills itself, as train.faults names it. limit: seconds, an error beyond.
+    limits: what the system allows it, as resource.setrlimit names them; RLIMIT_AS beyond what it starts with.
     """
     planted = {"HHH_FAULT": fault} if fault else {}
     env = {**os.environ, **ENVIRONMENT, **planted, **(environment or {})}
@@ -95,7 +98,7 @@ def program(
         streams = {stream: str(Path(folder) / stream) for stream in ("stdin", "stdout", "stderr")}
         Path(streams["stdin"]).write_text(stdin, encoding="utf-8")
         job = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
-        job |= {"processes": processes, "port": _free_port()}
+        job |= {"processes": processes, "port": _free_port(), "limits": limits or {}}
         code = _started(job, streams) if fresh else _forked(job, streams)
         read = {s: Path(streams[s]).read_text(encoding="utf-8") for s in ("stdout", "stderr")}
     assert code is not None, f"still running after {limit} s: {module} {arguments}\n{read['stderr']}"
@@ -229,6 +232,10 @@ def _become(job: dict[str, Any]) -> None:
         file = os.open(job["streams"][name], os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
+    for name, most in job["limits"].items():
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most += held if name == "RLIMIT_AS" else 0
+        resource.setrlimit(getattr(resource, name), (most, resource.RLIM_INFINITY))
     faulthandler.enable()
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.argv = [job["module"], *job["arguments"]]

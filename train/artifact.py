@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from models.adapter_files import read_record, save_adapter
 from models.errors import ArtifactError
 from train.digests import digest, file_digest, folder_digests
+from train.secrets import without_secrets
 
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
@@ -45,10 +46,10 @@ class Artifact:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write aside, flush to disk, rename: the file is whole or absent."""
+    """Write aside, flush to disk, rename: the file is whole or absent, and holds no secret."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, sort_keys=True)
+        json.dump(without_secrets(value), file, indent=2, ensure_ascii=False, sort_keys=True)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

@@ -57,6 +57,13 @@ def remove_incomplete(folder: Path) -> None:
             shutil.rmtree(checkpoint)
 
 
+def keep_newest(folder: Path, n: int) -> None:
+    """Remove all but the newest n checkpoints, by their steps: files may look newer than they are where a clock was
+    set back."""
+    for checkpoint in sorted(_all(folder), key=checkpoint_step)[:-n]:
+        shutil.rmtree(checkpoint)
+
+
 def _all(folder: Path) -> list[Path]:
     return [p for p in folder.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdecimal() and p.is_dir()]
 

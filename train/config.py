@@ -21,6 +21,7 @@ class StageConfig:
         default="auto", metadata=RUNTIME
     )  # auto; restart: clear an older run; force: go on all the same
     threads: int = field(default=0, metadata=RUNTIME)  # of the CPU; 0: torch's choice
+    process_timeout: float = field(default=1800.0, metadata=RUNTIME)  # seconds that one process waits for another
     debug: bool = field(default=False, metadata=RUNTIME)  # show tracebacks
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=RUNTIME)
 
@@ -31,6 +32,8 @@ class StageConfig:
             raise ConfigError(f"name={self.name}: expected a plain folder name")
         if self.threads < 0:
             raise ConfigError(f"threads={self.threads}: expected 0 or more")
+        if not self.process_timeout > 0:
+            raise ConfigError(f"process_timeout={self.process_timeout}: expected seconds above 0")
         if (adapter := getattr(self, "adapter", None)) is not None:
             sharded = self.deepspeed.stage == 3
             adapter.check(gradient_checkpointing=self.trainer.gradient_checkpointing, weights_sharded=sharded)

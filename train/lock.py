@@ -45,6 +45,8 @@ class FolderLock:
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "started": _start_ticks(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
         }
         aside = self.path.with_name(f"{LOCK}.{socket.gethostname()}.{os.getpid()}")
         aside.write_text(json.dumps(owner), encoding="utf-8")
@@ -62,7 +64,11 @@ class FolderLock:
 
 
 def _alive(owner: dict[str, object]) -> bool:
-    """Whether the owner still runs. A lock of another host is believed; a recycled process id is not."""
+    """Whether the owner still runs. A lock of another host is believed; a recycled process id is not, nor is what a
+    job held before Slurm started it again, perhaps elsewhere."""
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    if job is not None and owner.get("job") == job and owner.get("restarts") != restarts:
+        return False
     if owner.get("host") != socket.gethostname():
         return True
     pid = int(str(owner["pid"]))

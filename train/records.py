@@ -13,6 +13,7 @@ from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifa
 from train.checkpoints import CHECKPOINTS
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
 from train.lock import LOCK
+from train.secrets import without_secrets
 
 MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "the code")
 CHANGED = "its content changed"
@@ -27,8 +28,8 @@ def record_of(stage: str, cfg: Any) -> dict[str, Any]:
     contents = {name: entry["digest"] for name, entry in inputs.items()}
     return {
         "stage": stage,
-        "config": config,
-        "inputs": inputs,
+        "config": without_secrets(config),
+        "inputs": without_secrets(inputs),
         "parents": {name: entry["path"] for name, entry in inputs.items() if entry.get("artifact")},
         "code": code_digest(),
         "identity": digest([stage, counted, contents, code_digest()]),

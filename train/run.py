@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,12 +30,16 @@ from train.config import StageConfig
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
+from train.machine import chain, is_out_of_memory, machine_fault
+from train.memory import OutOfMemory, out_of_memory
+from train.preemption import StopWhenAsked, until_step_ends
 from train.processes import barrier, from_main, join, rank, world_size
 from train.records import record_of, standing
+from train.secrets import without_secrets
 from train.sharding import Sharding
 from train.state import load_weights, savable
-from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
-from train.tracking import NoTracker, Tracker, open_tracker
+from train.surroundings import fall_back, forget_peak_memory, peak_memory_mb, surroundings
+from train.tracking import NoTracker, Tracker, break_off, conclude, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 from train.watch import HeldOutWatch
 
@@ -58,19 +62,20 @@ class Run:
         self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
-        self.guard = NumbersGuard()
+        self.guard, self.stop = NumbersGuard(), StopWhenAsked()
         self.sharding = Sharding()  # what of the configured one has a meaning here
+        self.parts: int | None = None  # micro-batches of a step, where those of the configuration did not fit
         self.training: dict[str, float] = {}  # seconds and targets of what this process trained
 
     def __enter__(self) -> Run:
         quiet_libraries()
-        join()
+        join(self.cfg.process_timeout)
         if rank() == 0:
             self.lock.acquire()
         try:
             self._open()
-        except BaseException:
-            self._close()
+        except BaseException as error:
+            self._end(error)
             raise
         return self
 
@@ -79,7 +84,7 @@ class Run:
             path = self.folder / f"failed_batch-{rank()}.pt"
             torch.save(error.batch, path)
             self.say(f"what was no number came of the batch in {path}")
-        self._close()
+        self._end(error)
 
     def input(self, path: str, kind: str) -> str:
         """The model folder behind a path, after checking that what a stage made is whole and of the expected kind."""
@@ -132,6 +137,9 @@ class Run:
         measurements, those of the kept weights.
         """
         pace = pace or Pace()
+        divides = hasattr(batches, "share") and world_size() == 1 and self.sharding.stage is None
+        if divides and (parts := self.parts or self.restored_state().get("accumulation")):
+            trainer = self._divided(batches, trainer, parts)
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
             trainer, self.sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
@@ -146,10 +154,26 @@ class Run:
         callbacks = [*watch, *callbacks]
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
         loop.start = checkpoint
-        self.complete(loop)
-        self.training["training_targets"] = loop.n_targets
-        kept = watch[0].restore_best() if watch else {}
-        return {**(measure() if measure else {}), **kept}
+        try:
+            self.complete(loop, trainer=trainer)
+        except OutOfMemory as error:
+            if not divides or error.step > batches.start_step or trainer.batch_size // trainer.accumulation % 2:
+                raise
+            self.say(f"{error}. Going on with micro-batches of half as many rows")
+            smaller = self._divided(batches, trainer, 2 * trainer.accumulation)
+        else:
+            self.training["training_targets"] = loop.n_targets
+            kept = watch[0].restore_best() if watch else {}
+            return {**(measure() if measure else {}), **kept}
+        set_seed(self.cfg.seed)
+        return self.train(model, batches, objective, smaller, rates=rates, pace=pace, measure=measure)
+
+    def _divided(self, batches: Batches, trainer: TrainerConfig, parts: int) -> TrainerConfig:
+        """The same steps in so many micro-batches, also after the next checkpoint."""
+        self.parts, self.state["accumulation"] = parts, lambda: self.parts
+        trainer = replace(trainer, accumulation=parts)
+        batches.share = self.share(trainer)
+        return trainer
 
     def _watch(
         self,
@@ -180,12 +204,14 @@ class Run:
         batches.start_step = step
         pace = pace or Pace()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
-        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
+        self.stop.boundary = pace.boundary
+        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.stop, self.guard]
 
-    def complete(self, loop: Trainer, resume: Path | None = None) -> None:
+    def complete(self, loop: Trainer, resume: Path | None = None, trainer: TrainerConfig | None = None) -> None:
         """Let a trainer run to its last step, once it is sure that it sees all processes.
 
-        resume: a checkpoint in the trainer's own format that it is to go on from.
+        resume: a checkpoint in transformers' format that it is to go on from. trainer: how its steps are divided,
+        where the trainer is ours.
         """
         if loop.accelerator.num_processes != world_size():
             raise ConfigError(
@@ -193,10 +219,16 @@ class Run:
                 "every process would train on the same rows"
             )
         try:
-            done = loop.train(resume_from_checkpoint=str(resume) if resume else None)
+            with until_step_ends():
+                done = loop.train(resume_from_checkpoint=str(resume) if resume else None)
+                self.stop.raise_if_stopped()
             check_weights(loop.model, loop.state.global_step)
         except NumericsError as error:
             error.batch = error.batch or getattr(loop, "step_batches", None)
+            raise
+        except Exception as error:
+            if any(map(is_out_of_memory, chain(error))):
+                raise out_of_memory(loop.state.global_step, getattr(loop, "step_batches", []), trainer) from error
             raise
         finally:
             unset_hf_deepspeed_config()  # or transformers would partition whatever model it loads next
@@ -228,13 +260,13 @@ class Run:
     def say(self, line: str) -> None:
         """One line for the person who waits."""
         if rank() == 0:
-            print(f"[{self.stage}] {line}", file=sys.stderr, flush=True)
+            print(f"[{self.stage}] {without_secrets(line)}", file=sys.stderr, flush=True)
 
     def warn(self, title: str, text: str) -> None:
         """Something that should worry whoever watches: to the person who waits, and to the tracker."""
         self.say(f"alert {text}")
         if rank() == 0:
-            self.tracker.alert(title, text)
+            self.tracker.alert(title, without_secrets(text))
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """A file beside the model, whole or absent, written by the main process."""
@@ -267,7 +299,8 @@ class Run:
             self.sealed = seal(self.folder, {**self._manifest(kind, metrics, tokenizer, facts or {}), "base": base})
             (self.folder / RUN_RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-            self.tracker.finish({k: v for k, v in metrics.items() if isinstance(v, int | float)})
+            if said := conclude(self.tracker, self.sealed):
+                self.say(said)
         barrier()
         return self.sealed or read_artifact(self.folder, verify=False)
 
@@ -278,7 +311,7 @@ class Run:
             self.sealed = read_artifact(self.folder, verify=False)
             self.say("done already, unchanged")
             return
-        self.started = time.time()
+        self.started = time.monotonic()
         forget_peak_memory()
         if self.cfg.threads:
             torch.set_num_threads(self.cfg.threads)
@@ -287,25 +320,33 @@ class Run:
         self.sharding = asked.here()
         if self.sharding.stage != asked.stage:
             self.say(f"deepspeed={asked.name}: one process has nobody to share with, so it trains without DeepSpeed")
+        if line := fall_back():
+            self.say(line)
         if rank() == 0:
             write_json(self.folder / RUN_RECORD, self.record)
             self.tracker = open_tracker(
-                self.cfg.tracking, self.folder, group=self.cfg.name, stage=self.stage, config=self.record["config"]
+                self.cfg.tracking, self.folder, experiment=self.cfg.name, stage=self.stage, config=self.record["config"]
             )
-            if where := getattr(self.tracker, "where", None):
-                self.say(where)
+            if self.tracker.where:
+                self.say(self.tracker.where)
 
     def _state_now(self) -> dict[str, Any]:
         return {name: read() for name, read in self.state.items()}
 
-    def _close(self) -> None:
+    def _end(self, error: BaseException | None) -> None:
+        """Let the folder go. What the machine did is said in words of its own."""
+        fault = machine_fault(error, self.folder) if error is not None else None
         if rank() == 0:
+            if not self.sealed:
+                break_off(self.tracker, self.stage, fault or error)
             self.lock.release()
+        if fault is not None:
+            raise fault from error
 
     def _manifest(
         self, kind: str, metrics: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, facts: dict[str, Any]
     ) -> dict[str, Any]:
-        seconds = time.time() - self.started
+        seconds = time.monotonic() - self.started
         return {
             **self.record,
             "kind": kind,
