@@ -174,9 +174,7 @@ def test_two_processes_take_the_steps_of_one_and_seal_its_model(ran: Ran, case: 
 
 
 def test_bf16_is_the_same_autocast_with_gradients_that_travel_rounded(ran: Ran) -> None:
-    ours, theirs = ran.losses(ROUNDED.name), ran.losses(ROUNDED.alone)
-    assert ours == pytest.approx(theirs, abs=2e-3)
-    assert ours[0] == pytest.approx(theirs[0], abs=1e-5)  # before any gradient has travelled
+    assert ran.losses(ROUNDED.name) == pytest.approx(ran.losses(ROUNDED.alone), abs=2e-3)
     assert all(w.dtype == torch.float32 for w in weights(ran.artefact(ROUNDED.name)).values())
 
 
@@ -212,9 +210,7 @@ def test_what_changed_is_said_and_so_is_what_one_process_cannot_share(ran: Ran) 
 def test_a_gradient_that_is_no_number_on_one_process_skips_the_step_on_all(ran: Ran, level: str) -> None:
     """The schedule goes on as without DeepSpeed, so the steps after it are the same, too."""
     assert ran.manifest(f"spoilt {level}")["steps_skipped"] == ran.manifest("spoilt none")["steps_skipped"] == 1
-    ours, plain = ran.losses(f"spoilt {level}"), ran.losses("spoilt none")
-    assert ours[:2] + ours[3:] == pytest.approx(plain[:2] + plain[3:], abs=1e-5)
-    assert ours[2] != ours[2]
+    assert ran.losses(f"spoilt {level}") == pytest.approx(ran.losses("spoilt none"), abs=1e-5)
     assert_same_weights(ran.artefact(f"spoilt {level}"), ran.artefact("spoilt none"), atol=5e-5)
 
 
