@@ -24,7 +24,7 @@ from models.errors import ConfigError
 from models.generation import Sample, end_tokens
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
-from models.options import INPUT
+from models.options import INPUT, RUNTIME
 from models.partitioned import partition
 from models.sharing import voices_of
 from models.voices import Voices
@@ -64,7 +64,7 @@ class PPOStage(StageConfig):
     rl: RLConfig = field(default_factory=RLConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
 
     def __post_init__(self) -> None:
         super().__post_init__()
