@@ -163,6 +163,6 @@ if __name__ == "__main__":
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 32, 64])
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
     main(**vars(parser.parse_args()))

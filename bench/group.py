@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.harness import Contestant, Work, python, results
-from bench.rollout_race import KL, RATE, REPLAYED, alike, arguments, ours, peer_replaying, replaying, run
+from bench.rollout_race import KL, MICRO_BATCH, RATE, REPLAYED, alike, arguments, ours, peer_replaying, replaying, run
 from bench.sides import Settings, trl_side
 
 ROLLOUTS, PROMPTS, SAMPLES = 2, 8, 8
-MICRO_BATCH = 8  # TRL's own: the responses of one prompt
 FOR_SPEED: dict[str, Settings] = {
     "no checkpointing": {"gradient_checkpointing": False},
     "micro-batches of 4": {"gradient_checkpointing": False, "per_device_train_batch_size": 4},
@@ -77,7 +77,8 @@ def contestants(algorithm: str, quick: bool, material: Path, precision: str) -> 
     sides = [ours("ours", material, precision, work[1] * SAMPLES, mine(algorithm, *work))]
     if not quick:
         alone = ("layout.tree=false",)
-        sides.append(ours(WITHOUT_TREE, material, precision, work[1] * SAMPLES, mine(algorithm, *work), alone))
+        without = ours(WITHOUT_TREE, material, precision, work[1] * SAMPLES, mine(algorithm, *work), alone)
+        sides.append(replace(without, same_steps=False))  # rounding may turn a token of its second rollout
     for name, settings in {"default": {}, **({} if quick else FOR_SPEED)}.items():
         equal = theirs(*work) | accumulated(work[1], settings)
         command = partial(peer_command, algorithm, material)

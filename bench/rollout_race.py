@@ -17,7 +17,7 @@ from bench.sides import Settings, Steps, stage_side
 DATA = Path(os.environ.get("HHH_REAL_DATA", ROOT / "../shared/data")) / "hh_harmless_pairs.jsonl"
 RATE = 1e-5
 KL = 0.05
-MICRO_BATCHES = 4  # of a step of ours
+MICRO_BATCH = 8  # responses that either side computes at once; TRL's own default
 REPLAYED = 16  # prompts on which both sides are compared before anything is timed
 SAME, RELATIVE = TOLERANCE["fp32"]  # what losses and scores may differ by there, and norms of gradients
 
@@ -37,7 +37,7 @@ def ours(
     )  # an adapter shares the policy's backbone
     inputs = [f"model.path={material / 'model'}", f"reward.path={reward}", "data=prompts"]
     inputs += [f"data.path={material / 'prompts.jsonl'}", *work]
-    steps = Steps(minibatch, RATE, MICRO_BATCHES)
+    steps = Steps(minibatch, RATE, minibatch // MICRO_BATCH)
     return stage_side(name, module, precision, stage="ppo", inputs=inputs, steps=steps, more=more)
 
 

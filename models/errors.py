@@ -43,8 +43,14 @@ class ResourceError(HHHError):
     code = 6
 
 
-class Preempted(HHHError):
-    """The stage was asked to stop, saved its state, and can be queued again."""
+class LostProcess(HHHError):
+    """Another process of the run has gone or does not answer. Why, that process or the launcher says."""
+
+    code = 1
+
+
+class Preempted(KeyboardInterrupt):
+    """The stage was asked to stop, and can be queued again. It passes wherever a Ctrl-C passes."""
 
     code = 75
 

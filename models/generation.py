@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from models.chat import ChatFormat
-from models.column_major import column_major
 from models.kv_cache import GrowingCache, SlotCache, empty_cache
+from models.packed_linear import packed_linear
 
 REFILL = 8  # waiting prompts join once a slot in so many is free: a forward for each of them alone would cost more
 
@@ -61,7 +61,7 @@ def sample(  # noqa: PLR0913  all but two by name
     uniforms = _uniforms(len(prompts), n, max_new_tokens, generator)
     rows = [prompt for prompt in prompts for _ in range(n)]
     decoding = _Decoding(model, rows, frozenset(ends), temperature, uniforms, max_new_tokens, batch_size)
-    with column_major(model, max_new_tokens), _without_graph(model):
+    with packed_linear(model, decoding.slots, max_new_tokens), _without_graph(model):
         decoding.run()
     model.train(was_training)
     return [Sample(*row) for row in zip(decoding.responses, decoding.ended, decoding.logprobs, strict=True)]

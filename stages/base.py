@@ -17,9 +17,10 @@ from models.layout import LayoutConfig
 from models.scratch import Architecture, make_model, make_tokenizer
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
+from train.config import StageConfig
 from train.entry import start
 from train.evaluation import held_out
-from train.run import Run, StageConfig
+from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
 

@@ -44,9 +44,10 @@ from stages.reference_logprobs import ReferenceLogprobs
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
 from train.callbacks import Pace
+from train.config import StageConfig
 from train.entry import start
 from train.evaluation import held_out
-from train.run import Run, StageConfig
+from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
 from train.trl_engine import TRLEngine, check_engine, check_preference_loss

@@ -32,8 +32,9 @@ from stages.reward_models import load_ensemble
 from stages.task_panel import task_panel
 from stages.world_panel import WorldPanel
 from train.artifact import Artifact, write_json
+from train.config import StageConfig
 from train.entry import start
-from train.run import Run, StageConfig
+from train.run import Run
 
 
 @dataclass(kw_only=True)

@@ -16,8 +16,9 @@ from models.ollama import modelfile
 from models.quantised import merge_quantised
 from stages.model_card import model_card
 from train.artifact import Artifact, is_artifact_folder, read_artifact
+from train.config import StageConfig
 from train.entry import start
-from train.run import Run, StageConfig
+from train.run import Run
 
 
 @dataclass(kw_only=True)

@@ -32,10 +32,11 @@ from models.errors import ConfigError, DataError, Unavailable
 from models.options import INPUT
 from models.reading import Reading
 from train.artifact import Artifact
+from train.config import StageConfig
 from train.digests import file_digest
 from train.entry import start
 from train.processes import world_size
-from train.run import Run, StageConfig
+from train.run import Run
 
 METHODS = ("self_instruct", "evolve", "rephrase", "back_translate")
 

@@ -21,7 +21,8 @@ from models.loading import ModelConfig, load_language_model, load_scorer, load_t
 from models.options import CODE, INPUT
 from models.plugins import named_function
 from models.scorer import AXES, score_trees
-from train.run import Run, StageConfig
+from train.config import StageConfig
+from train.run import Run
 
 
 @dataclass

@@ -41,9 +41,10 @@ from stages.rollout_log import RolloutLog
 from stages.world_panel import world_gold
 from train.artifact import Artifact
 from train.callbacks import Pace
+from train.config import StageConfig
 from train.entry import start
 from train.processes import gathered, rank, world_size
-from train.run import Run, StageConfig
+from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
 

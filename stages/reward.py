@@ -30,9 +30,10 @@ from stages.reward_quality import measured, scored_rankings
 from stages.sampled_rankings import sampled_rankings
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
+from train.config import StageConfig
 from train.entry import start
 from train.evaluation import held_out
-from train.run import Run, StageConfig
+from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
 from train.trl_engine import TRLEngine, check_engine

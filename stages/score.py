@@ -28,11 +28,12 @@ from reward.margins import PairMargins, pair_margins
 from stages.reward_models import load_ensemble
 from stages.scored_rows import ScoredData, ScoredRow, read_scored
 from train.artifact import Artifact
+from train.config import StageConfig
 from train.entry import start
 from train.faults import fault_point
 from train.growing import GrowingLines
 from train.processes import world_size
-from train.run import Run, StageConfig
+from train.run import Run
 
 
 @dataclass(kw_only=True)

@@ -32,9 +32,10 @@ from models.loading import ModelConfig, load_policy, max_positions
 from models.split import Stream
 from train.artifact import Artifact
 from train.batches import ShuffledBatches, StreamedBatches
+from train.config import StageConfig
 from train.entry import start
 from train.evaluation import held_out
-from train.run import Run, StageConfig
+from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
 from train.trl_engine import TRLEngine, check_engine

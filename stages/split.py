@@ -14,8 +14,9 @@ from instruct.audit.source import read_source, write_rows
 from instruct.readers import InstructionData
 from models.errors import ConfigError, DataError
 from train.artifact import Artifact
+from train.config import StageConfig
 from train.entry import start
-from train.run import Run, StageConfig
+from train.run import Run
 
 
 @dataclass(kw_only=True)

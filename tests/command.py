@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
@@ -78,10 +79,12 @@ def stage(
     fresh: bool = False,
     processes: int = 1,
     limit: float = 120.0,
+    limits: dict[str, int] | None = None,
 ) -> Ended:
     """Run `python -m stages.<name> <options>` in `cwd`; without a tracker unless an option says otherwise.
 
     fault: the place at which the process kills itself, as train.faults names it. limit: seconds, an error beyond.
+    limits: what the system allows it, as resource.setrlimit names them; RLIMIT_AS beyond what it starts with.
     """
     tracked = any(option.startswith("tracking") for option in options) or name in ("chat", "report")
     arguments = [*options, *([] if tracked else ["tracking=none"])]
@@ -91,7 +94,7 @@ def stage(
         streams = {stream: str(Path(folder) / stream) for stream in ("stdin", "stdout", "stderr")}
         Path(streams["stdin"]).write_text(stdin, encoding="utf-8")
         job = {"module": f"stages.{name}", "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
-        job |= {"processes": processes, "port": _free_port()}
+        job |= {"processes": processes, "port": _free_port(), "limits": limits or {}}
         code = _started(job, streams) if fresh else _forked(job, streams)
         read = {s: Path(streams[s]).read_text(encoding="utf-8") for s in ("stdout", "stderr")}
     assert code is not None, f"still running after {limit} s: {arguments}\n{read['stderr']}"
@@ -225,6 +228,10 @@ def _become(job: dict[str, Any]) -> None:
         file = os.open(job["streams"][name], os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
+    for name, most in job["limits"].items():
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most += held if name == "RLIMIT_AS" else 0
+        resource.setrlimit(getattr(resource, name), (most, resource.RLIM_INFINITY))
     faulthandler.enable()
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.argv = [job["module"], *job["arguments"]]

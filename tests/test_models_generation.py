@@ -281,15 +281,15 @@ def test_a_cache_that_is_full_moves_to_its_front_or_grows(llama_folder: str, mon
     assert [s.ids for s in found] == [greedy_by_transformers(model, p, 30, ends) for p in prompts]
 
 
-def test_weights_are_as_they_were_afterwards(llama_folder: str) -> None:
+def test_the_model_is_as_it_was_afterwards(llama_folder: str) -> None:
     model = loaded(llama_folder)
-    before = [(p.data_ptr(), p.stride()) for p in model.parameters()]
-    during = []
-    model.register_forward_pre_hook(lambda *_: during.append(model.lm_head.weight.stride()))
+    before, during = [p.data_ptr() for p in model.parameters()], []
+    model.register_forward_pre_hook(lambda *_: during.append("forward" in vars(model.lm_head)))
     sample(model, [[5, 6]], max_new_tokens=32, ends=[NEVER], temperature=0)
-    assert [(p.data_ptr(), p.stride()) for p in model.parameters()] == before
-    assert set(during) == {(1, model.config.vocab_size)}
+    assert all(during)  # packed meanwhile
+    assert [p.data_ptr() for p in model.parameters()] == before
     model(torch.tensor([[5, 6]])).logits.sum().backward()
+    assert model.lm_head.weight.grad is not None
 
 
 def test_nothing_is_computed_after_the_last_token(llama_folder: str) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from command import composed, refused, run, stage
-from offline import records
 from tiny_data import INSTRUCTIONS, ROLLOUTS, STEPS, sft, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.errors import ArtifactError, ConfigError
 from models.loading import template_digest
 from train.digests import folder_digests
+from train.wandb_log import records
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -316,7 +316,7 @@ def test_without_a_way_to_wandb_a_run_is_kept_offline_and_one_line_says_where(
     assert ended.code == 0, ended.stderr
     assert ended.stdout == ""
     [line] = [line for line in ended.stderr.splitlines() if "W&B" in line]
-    [file] = Path(line.rpartition("wandb sync ")[2]).glob("*.wandb")
+    [file] = Path(line.rpartition("wandb sync ")[2]).glob("offline-run-*/*.wandb")
     assert "offline" in line
     found = tracked(file)
     assert (found["group"], found["job"], found["project"]) == ("seen", "sft", "hhh-align")

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from command import Ended, run, stage
-from offline import records
 from tiny_data import ROLLOUTS
+
+from train.wandb_log import records
 
 ALERT = "cut off: no end of turn"
 

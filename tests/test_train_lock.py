@@ -101,3 +101,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceError, match="file/stage: cannot be written"):
         FolderLock(tmp_path / "file" / "stage").acquire()
+
+
+def test_what_a_slurm_job_held_before_it_was_started_again_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    write_lock(tmp_path, host="a node that failed", pid=1)
+    with pytest.raises(ConfigError):
+        FolderLock(tmp_path).acquire()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    with pytest.raises(ConfigError):
+        FolderLock(tmp_path).acquire()
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    FolderLock(tmp_path).acquire()

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.adapter_files import read_record
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from models.adapter_files import read_record, save_adapter
 from models.errors import ArtifactError
 from train.digests import digest, file_digest, folder_digests
+from train.secrets import without_secrets
 
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
@@ -41,14 +46,40 @@ class Artifact:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write aside, flush to disk, rename: the file is whole or absent."""
+    """Write aside, flush to disk, rename: the file is whole or absent, and holds no secret."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, sort_keys=True)
+        json.dump(without_secrets(value), file, indent=2, ensure_ascii=False, sort_keys=True)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, Tensor] | None,
+    beside: dict[str, str],
+    root: Path,
+) -> None:
+    """Write the folder's model/, whole or absent.
+
+    weights: in place of the model's own, where it does not hold them. beside: texts by file name.
+    root: where the folders of all stages lie, from which an adapter names its base.
+    """
+    aside = folder / "model.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    if hasattr(model, "adapter"):
+        save_adapter(model, aside, root=root)
+    else:
+        model.save_pretrained(aside, state_dict=weights)
+    tokenizer.save_pretrained(aside)
+    for name, text in beside.items():
+        (aside / name).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    aside.rename(folder / "model")
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> Artifact:

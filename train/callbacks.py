@@ -21,6 +21,8 @@ from train.faults import fault_point
 from train.processes import barrier, rank
 from train.tracking import Tracker
 
+KEPT = 2  # checkpoints: the newest, and one to fall back to
+
 
 class MetricsLog(TrainerCallback):
     """Every logged step: a line in metrics.jsonl and the tracker's point."""
@@ -29,10 +31,20 @@ class MetricsLog(TrainerCallback):
         self.path, self.tracker = path, tracker
 
     def keep_until(self, step: int) -> None:
-        """Forget what was logged after a checkpoint, so that a resumed run's log is that of an uninterrupted one."""
-        if rank() == 0 and self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines(True) if _logged_step(line) <= step]
-            self.path.write_text("".join(kept))
+        """Forget what was logged after a checkpoint, so that a resumed run's log is that of an uninterrupted one.
+
+        The tracker is told again what it lost: what it had not sent or flushed when its process was killed.
+        """
+        if rank() != 0:
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(True) if self.path.exists() else []
+        kept = [line for line in lines if _logged_step(line) <= step]
+        if len(kept) < len(lines):
+            self.path.write_text("".join(kept), encoding="utf-8")
+        held = self.tracker.go_on_after(step)
+        for logged in map(json.loads, kept):
+            if (at := logged.pop("step")) > held:
+                self.tracker.log(logged, at)
 
     def on_log(
         self,
@@ -161,6 +173,7 @@ class Checkpoints(TrainerCallback):
             for name, write in self.files.items():
                 write(checkpoint / name)
             checkpoints.complete(checkpoint, self.stage_state())
+            checkpoints.keep_newest(self.folder, KEPT)
         barrier()
 
 

@@ -11,6 +11,7 @@ from models.errors import ArtifactError
 from train.artifact import write_json
 from train.digests import folder_digests
 
+CHECKPOINTS = "checkpoints"  # their folder in a run's
 COMPLETE = "complete.json"
 
 
@@ -54,6 +55,13 @@ def remove_incomplete(folder: Path) -> None:
     for checkpoint in _all(folder):
         if damage(checkpoint) is not None:
             shutil.rmtree(checkpoint)
+
+
+def keep_newest(folder: Path, n: int) -> None:
+    """Remove all but the newest n checkpoints, by their steps: files may look newer than they are where a clock was
+    set back."""
+    for checkpoint in sorted(_all(folder), key=checkpoint_step)[:-n]:
+        shutil.rmtree(checkpoint)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -17,9 +17,13 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from models.errors import ConfigError, HHHError, ResourceError
+from models.errors import ConfigError, HHHError, Preempted
 from train.help import help_text, options
-from train.schemas import schema_node, without_plus
+from train.machine import chain, machine_fault
+from train.preemption import heeded
+from train.processes import met, speaks_for_all
+from train.schemas import quoted, schema_node, without_plus
+from train.secrets import without_secrets
 
 QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -37,7 +41,8 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)
     def main(raw: DictConfig) -> None:
         try:
-            run(checked(raw))
+            with heeded():
+                run(checked(raw))
         except BaseException as error:  # Hydra would print a line of its own
             failures.append(error)
 
@@ -45,7 +50,7 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
         print(help_text(stage, schema, inspect.getdoc(inspect.getmodule(run)) or ""))
         return
     debug = any(argument.replace(" ", "") == "debug=true" for argument in sys.argv[1:])
-    sys.argv[1:] = [*QUIET, *(without_plus(argument, schema) for argument in sys.argv[1:])]
+    sys.argv[1:] = [*QUIET, *(without_plus(quoted(argument), schema) for argument in sys.argv[1:])]
     try:
         main()
     except Exception as error:
@@ -78,42 +83,38 @@ def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]
 
 
 def report_error(error: BaseException, known: list[str], debug: bool) -> int:
-    """Print what went wrong in one line, and say with which code the process ends."""
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, KeyboardInterrupt):
-        return _end("interrupted", 130)
+    """Print what went wrong in one line, once for all processes, and say with which code this one ends."""
     if isinstance(error, SystemExit):
         return int(error.code or 0)
-    for cause in _chain(error):
-        if isinstance(cause, HHHError):
-            return _end(str(cause), cause.code)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _end(_config_line(error, known), ConfigError.code)
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-        return _end("out of memory; lower trainer.batch_size, or raise trainer.accumulation", ResourceError.code)
-    if isinstance(error, OSError) and error.errno == 28:
-        return _end(f"{error.filename}: the disk is full; the last checkpoint is intact", ResourceError.code)
-    traceback.print_exception(error)
-    return _end(f"{type(error).__name__}: {error} (a fault of ours, please report it)", 1)
-
-
-def _end(line: str, code: int) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    line, code = _cause(error, known)
+    ours = line is None  # then no two processes need fail alike, even before they have met
+    if speaks_for_all() or (ours and not met()):
+        if debug or ours:
+            print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        line = line or f"{type(error).__name__}: {error} (a fault of ours, please report it)"
+        print(f"error: {without_secrets(' '.join(line.split()))}", file=sys.stderr)
     return code
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
+def _cause(error: BaseException, known: list[str]) -> tuple[str | None, int]:
+    """What a person needs to know of an error, None where nobody foresaw it, and its exit code."""
+    if isinstance(error, Preempted):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    for cause in chain(error):
+        if isinstance(cause, HHHError):
+            return str(cause), cause.code
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _config_line(error, known), ConfigError.code
+    if (fault := machine_fault(error)) is not None:
+        return str(fault), fault.code
+    return None, 1
 
 
 def _config_line(error: BaseException, known: list[str]) -> str:
     """What a person needs of Hydra's message: the option, and the nearest one there is."""
-    messages = [str(cause) for cause in _chain(error)]
+    messages = [str(cause) for cause in chain(error)]
     if isinstance(error, OverrideParseException) or messages[0].startswith("Ambiguous value"):
         typed = error.override if isinstance(error, OverrideParseException) else messages[0].split("'")[1]
         return f"{typed}: cannot be read; a value with marks such as , # ( {{ in it stands in quotes, as 'x=\"a, b\"'"

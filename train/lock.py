@@ -10,12 +10,14 @@ from pathlib import Path
 
 from models.errors import ConfigError, ResourceError
 
+LOCK = ".lock"  # its name in the folder
+
 
 class FolderLock:
     """Held from `acquire` to `release`. A lock whose process is gone is taken over."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = folder / LOCK
 
     def acquire(self) -> None:
         """Raises ConfigError naming the owner where another run holds the folder."""
@@ -43,8 +45,10 @@ class FolderLock:
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "started": _start_ticks(os.getpid()),
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
         }
-        aside = self.path.with_name(f".lock.{socket.gethostname()}.{os.getpid()}")
+        aside = self.path.with_name(f"{LOCK}.{socket.gethostname()}.{os.getpid()}")
         aside.write_text(json.dumps(owner), encoding="utf-8")
         try:
             os.link(aside, self.path)  # appears whole, and only where there is none
@@ -60,7 +64,11 @@ class FolderLock:
 
 
 def _alive(owner: dict[str, object]) -> bool:
-    """Whether the owner still runs. A lock of another host is believed; a recycled process id is not."""
+    """Whether the owner still runs. A lock of another host is believed; a recycled process id is not, nor is what a
+    job held before Slurm started it again, perhaps elsewhere."""
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    if job is not None and owner.get("job") == job and owner.get("restarts") != restarts:
+        return False
     if owner.get("host") != socket.gethostname():
         return True
     pid = int(str(owner["pid"]))

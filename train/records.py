@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from models.errors import ArtifactError, ConfigError
 from models.plugins import file_of, named_function
 from train.artifact import MANIFEST, RUN_RECORD, is_artifact_folder, read_artifact
+from train.checkpoints import CHECKPOINTS
 from train.digests import code_digest, config_leaves, digest, file_digest, folder_digests
+from train.lock import LOCK
+from train.secrets import without_secrets
 
 MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "deepspeed.", "the code")
 CHANGED = "its content changed"
@@ -23,8 +28,8 @@ def record_of(stage: str, cfg: Any) -> dict[str, Any]:
     contents = {name: entry["digest"] for name, entry in inputs.items()}
     return {
         "stage": stage,
-        "config": config,
-        "inputs": inputs,
+        "config": without_secrets(config),
+        "inputs": without_secrets(inputs),
         "parents": {name: entry["path"] for name, entry in inputs.items() if entry.get("artifact")},
         "code": code_digest(),
         "identity": digest([stage, counted, contents, code_digest()]),
@@ -42,6 +47,45 @@ def recorded(folder: Path) -> dict[str, Any] | None:
         except ValueError:
             return {}
     return None
+
+
+def standing(folder: Path, record: dict[str, Any], resume: str) -> str:
+    """What a folder holds: `sealed` or `unfinished`, where it is this very run, else `new`. Clears it as told.
+
+    resume: the stage's option. Raises ConfigError or ArtifactError where the folder holds another run.
+    """
+    before = recorded(folder)
+    if before is None:
+        return "new"
+    differing, sealed = differences(before, record), (folder / MANIFEST).exists()
+    if not differing:
+        return "sealed" if sealed else "unfinished"
+    if resume == "restart" or not (sealed or (folder / CHECKPOINTS).exists()):  # one that ended before a step
+        clear(folder)
+        return "new"
+    if resume == "force" and not sealed:
+        if fixed := [difference for difference in differing if not can_differ(difference)]:
+            raise ConfigError(
+                f"{folder}: resume=force cannot go on where {', '.join(fixed)} differs; choose another name=, "
+                "or resume=restart to clear it away"
+            )
+        return "unfinished"
+    if not sealed and all(CHANGED in difference for difference in differing):
+        raise ArtifactError(
+            f"{folder}: its checkpoint belongs to other data: {', '.join(differing)}. Put the file back, "
+            "choose another name=, or resume=restart to clear it away"
+        )
+    raise ConfigError(
+        f"{folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
+        "resume=restart to clear it away" + ("" if sealed else ", or resume=force")
+    )
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run left in its folder, but for the lock of the one that clears it."""
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -6,61 +6,39 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from models.adapter_files import save_adapter
-from models.errors import ArtifactError, ConfigError, NumericsError
+from models.errors import ConfigError, NumericsError
 from models.loading import template_digest, tokenizer_digest
 from models.objective import Objective
-from models.options import RUNTIME
 from train import checkpoints
-from train.artifact import MANIFEST, RUN_RECORD, Artifact, base_of, model_folder, read_artifact, seal, write_json
+from train.artifact import RUN_RECORD, Artifact, base_of, model_folder, read_artifact, save_model, seal, write_json
 from train.batches import Batches, Share
 from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, OwnRates, Pace, Progress, check_weights
+from train.checkpoints import CHECKPOINTS
+from train.config import StageConfig
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
+from train.machine import chain, is_out_of_memory, machine_fault
+from train.memory import OutOfMemory, out_of_memory
+from train.preemption import StopWhenAsked, until_step_ends
 from train.processes import barrier, from_main, join, rank, world_size
-from train.records import CHANGED, can_differ, differences, record_of, recorded
+from train.records import record_of, standing
+from train.secrets import without_secrets
 from train.sharding import Sharding, whole_weights
-from train.surroundings import forget_peak_memory, peak_memory_mb, surroundings
-from train.tracking import NoTracker, Tracker, TrackingConfig, open_tracker
+from train.surroundings import fall_back, forget_peak_memory, peak_memory_mb, surroundings
+from train.tracking import NoTracker, Tracker, break_off, conclude, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 from train.watch import HeldOutWatch
-
-
-@dataclass
-class StageConfig:
-    """What every stage can be told."""
-
-    name: str = field(default="default", metadata=RUNTIME)  # the experiment: outputs/<name>/<stage>, and W&B's group
-    outputs: str = field(default="outputs", metadata=RUNTIME)
-    seed: int = 0
-    resume: str = field(
-        default="auto", metadata=RUNTIME
-    )  # auto; restart: clear an older run; force: go on all the same
-    threads: int = field(default=0, metadata=RUNTIME)  # of the CPU; 0: torch's choice
-    debug: bool = field(default=False, metadata=RUNTIME)  # show tracebacks
-    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=RUNTIME)
-
-    def __post_init__(self) -> None:
-        if self.resume not in ("auto", "restart", "force"):
-            raise ConfigError(f"resume={self.resume}: expected auto, restart or force")
-        if not self.name or self.name.startswith(("/", ".")) or ".." in Path(self.name).parts:
-            raise ConfigError(f"name={self.name}: expected a plain folder name")
-        if self.threads < 0:
-            raise ConfigError(f"threads={self.threads}: expected 0 or more")
-        if (adapter := getattr(self, "adapter", None)) is not None:
-            sharded = self.deepspeed.stage == 3
-            adapter.check(gradient_checkpointing=self.trainer.gradient_checkpointing, weights_sharded=sharded)
 
 
 class Run:
@@ -70,24 +48,25 @@ class Run:
         check_faults_allowed()
         self.cfg, self.stage = cfg, stage
         self.folder = Path(cfg.outputs) / cfg.name / stage
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder / CHECKPOINTS
         self.lock = FolderLock(self.folder)
         self.state: dict[str, Callable[[], Any]] = {}  # what a checkpoint remembers of the stage, and what it holds:
         self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
-        self.guard = NumbersGuard()
+        self.guard, self.stop = NumbersGuard(), StopWhenAsked()
+        self.parts: int | None = None  # micro-batches of a step, where those of the configuration did not fit
         self.training: dict[str, float] = {}  # seconds and targets of what this process trained
 
     def __enter__(self) -> Run:
         quiet_libraries()
-        join()
+        join(self.cfg.process_timeout)
         if rank() == 0:
             self.lock.acquire()
         try:
             self._open()
-        except BaseException:
-            self._close()
+        except BaseException as error:
+            self._end(error)
             raise
         return self
 
@@ -96,7 +75,7 @@ class Run:
             path = self.folder / f"failed_batch-{rank()}.pt"
             torch.save(error.batch, path)
             self.say(f"what was no number came of the batch in {path}")
-        self._close()
+        self._end(error)
 
     def input(self, path: str, kind: str) -> str:
         """The model folder behind a path, after checking that what a stage made is whole and of the expected kind."""
@@ -139,6 +118,9 @@ class Run:
         measurements, those of the kept weights.
         """
         sharding, pace = getattr(self.cfg, "deepspeed", Sharding()), pace or Pace()
+        divides = hasattr(batches, "share") and world_size() == 1 and sharding.stage is None
+        if divides and (parts := self.parts or self.restored_state().get("accumulation")):
+            trainer = self._divided(batches, trainer, parts)
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
             trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
@@ -150,10 +132,26 @@ class Run:
         # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
         callbacks = [OwnRates(optimizer), *watch, *callbacks]
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
-        self.complete(loop, checkpoint)
-        self.training["training_targets"] = loop.n_targets
-        kept = watch[0].restore_best() if watch else {}
-        return {**(measure() if measure else {}), **kept}
+        try:
+            self.complete(loop, checkpoint, trainer)
+        except OutOfMemory as error:
+            if not divides or error.step > batches.start_step or trainer.batch_size // trainer.accumulation % 2:
+                raise
+            self.say(f"{error}. Going on with micro-batches of half as many rows")
+            smaller = self._divided(batches, trainer, 2 * trainer.accumulation)
+        else:
+            self.training["training_targets"] = loop.n_targets
+            kept = watch[0].restore_best() if watch else {}
+            return {**(measure() if measure else {}), **kept}
+        set_seed(self.cfg.seed)
+        return self.train(model, batches, objective, smaller, rates=rates, pace=pace, measure=measure)
+
+    def _divided(self, batches: Batches, trainer: TrainerConfig, parts: int) -> TrainerConfig:
+        """The same steps in so many micro-batches, also after the next checkpoint."""
+        self.parts, self.state["accumulation"] = parts, lambda: self.parts
+        trainer = replace(trainer, accumulation=parts)
+        batches.share = self.share(trainer)
+        return trainer
 
     def _watch(
         self,
@@ -183,20 +181,30 @@ class Run:
         batches.start_step = step
         pace = pace or Pace()
         saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
-        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.guard]
+        self.stop.boundary = pace.boundary
+        return checkpoint, [AfterStep(pace.after_step), log, Progress(self.stage), saver, self.stop, self.guard]
 
-    def complete(self, loop: Trainer, checkpoint: Path | None) -> None:
-        """Let a trainer run to its last step, once it is sure that it sees all processes."""
+    def complete(self, loop: Trainer, checkpoint: Path | None, trainer: TrainerConfig | None = None) -> None:
+        """Let a trainer run to its last step, once it is sure that it sees all processes.
+
+        trainer: how its steps are divided, where the trainer is ours.
+        """
         if loop.accelerator.num_processes != world_size():
             raise ConfigError(
                 f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
                 "every process would train on the same rows"
             )
         try:
-            done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with until_step_ends():
+                done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                self.stop.raise_if_stopped()
             check_weights(loop.model, loop.state.global_step)
         except NumericsError as error:
             error.batch = error.batch or getattr(loop, "step_batches", None)
+            raise
+        except Exception as error:
+            if any(map(is_out_of_memory, chain(error))):
+                raise out_of_memory(loop.state.global_step, getattr(loop, "step_batches", []), trainer) from error
             raise
         self.training["training_seconds"] = done.metrics["train_runtime"]
 
@@ -226,13 +234,13 @@ class Run:
     def say(self, line: str) -> None:
         """One line for the person who waits."""
         if rank() == 0:
-            print(f"[{self.stage}] {line}", file=sys.stderr, flush=True)
+            print(f"[{self.stage}] {without_secrets(line)}", file=sys.stderr, flush=True)
 
     def warn(self, title: str, text: str) -> None:
         """Something that should worry whoever watches: to the person who waits, and to the tracker."""
         self.say(f"alert {text}")
         if rank() == 0:
-            self.tracker.alert(title, text)
+            self.tracker.alert(title, without_secrets(text))
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
         """A file beside the model, whole or absent, written by the main process."""
@@ -258,97 +266,56 @@ class Run:
         weights = whole_weights(model) if model is not None else None
         if rank() == 0:
             if model is not None and tokenizer is not None:
-                self.save_model(model, tokenizer, weights, beside or {})
+                save_model(self.folder, model, tokenizer, weights, beside or {}, root=Path(self.cfg.outputs))
             fault_point(f"{self.stage}:seal:0")
             base = base_of(self.folder / "model") if model is not None else None
             self.sealed = seal(self.folder, {**self._manifest(kind, metrics, tokenizer, facts or {}), "base": base})
             (self.folder / RUN_RECORD).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-            self.tracker.finish({k: v for k, v in metrics.items() if isinstance(v, int | float)})
+            if said := conclude(self.tracker, self.sealed):
+                self.say(said)
         barrier()
         return self.sealed or read_artifact(self.folder, verify=False)
 
-    def save_model(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        weights: dict[str, Tensor] | None,
-        beside: dict[str, str],
-    ) -> None:
-        """`model/`, whole or absent. weights: in place of the model's own, where it does not hold them."""
-        aside = self.folder / "model.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
-        if hasattr(model, "adapter"):
-            save_adapter(model, aside, root=Path(self.cfg.outputs))
-        else:
-            model.save_pretrained(aside, state_dict=weights)
-        tokenizer.save_pretrained(aside)
-        for name, text in beside.items():
-            (aside / name).write_text(text, encoding="utf-8")
-        shutil.rmtree(self.folder / "model", ignore_errors=True)
-        aside.rename(self.folder / "model")
-
     def _open(self) -> None:
         self.record = record_of(self.stage, self.cfg)
-        standing = from_main(self._standing() if rank() == 0 else None)
-        if standing == "sealed":
+        held = from_main(standing(self.folder, self.record, self.cfg.resume) if rank() == 0 else None)
+        if held == "sealed":
             self.sealed = read_artifact(self.folder, verify=False)
             self.say("done already, unchanged")
             return
-        self.started = time.time()
+        self.started = time.monotonic()
         forget_peak_memory()
         if self.cfg.threads:
             torch.set_num_threads(self.cfg.threads)
         set_seed(self.cfg.seed)
+        if line := fall_back():
+            self.say(line)
         if rank() == 0:
             write_json(self.folder / RUN_RECORD, self.record)
             self.tracker = open_tracker(
-                self.cfg.tracking, self.folder, group=self.cfg.name, stage=self.stage, config=self.record["config"]
+                self.cfg.tracking, self.folder, experiment=self.cfg.name, stage=self.stage, config=self.record["config"]
             )
-            if where := getattr(self.tracker, "where", None):
-                self.say(where)
-
-    def _standing(self) -> str:
-        """What the folder holds: `sealed` this very run, `unfinished` this very run, or `new`. Clears as told."""
-        before = recorded(self.folder)
-        if before is None:
-            return "new"
-        differing, sealed = differences(before, self.record), (self.folder / MANIFEST).exists()
-        if not differing:
-            return "sealed" if sealed else "unfinished"
-        if self.cfg.resume == "restart" or not (sealed or self.checkpoints.exists()):  # one that ended before a step
-            for path in self.folder.iterdir():
-                if path != self.lock.path:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            return "new"
-        if self.cfg.resume == "force" and not sealed:
-            if fixed := [difference for difference in differing if not can_differ(difference)]:
-                raise ConfigError(
-                    f"{self.folder}: resume=force cannot go on where {', '.join(fixed)} differs; choose another name=, "
-                    "or resume=restart to clear it away"
-                )
-            return "unfinished"
-        if not sealed and all(CHANGED in difference for difference in differing):
-            raise ArtifactError(
-                f"{self.folder}: its checkpoint belongs to other data: {', '.join(differing)}. Put the file back, "
-                "choose another name=, or resume=restart to clear it away"
-            )
-        raise ConfigError(
-            f"{self.folder} holds another run; it differs in {', '.join(differing)}. Choose another name=, or "
-            "resume=restart to clear it away" + ("" if sealed else ", or resume=force")
-        )
+            if self.tracker.where:
+                self.say(self.tracker.where)
 
     def _state_now(self) -> dict[str, Any]:
         return {name: read() for name, read in self.state.items()}
 
-    def _close(self) -> None:
+    def _end(self, error: BaseException | None) -> None:
+        """Let the folder go. What the machine did is said in words of its own."""
+        fault = machine_fault(error, self.folder) if error is not None else None
         if rank() == 0:
+            if not self.sealed:
+                break_off(self.tracker, self.stage, fault or error)
             self.lock.release()
+        if fault is not None:
+            raise fault from error
 
     def _manifest(
         self, kind: str, metrics: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, facts: dict[str, Any]
     ) -> dict[str, Any]:
-        seconds = time.time() - self.started
+        seconds = time.monotonic() - self.started
         return {
             **self.record,
             "kind": kind,

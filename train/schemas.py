@@ -21,6 +21,14 @@ def schema_node(schema: type, arguments: Sequence[str]) -> DictConfig:
     return node
 
 
+def quoted(argument: str) -> str:
+    """A value with letters outside ASCII, in the quotes that Hydra wants around them."""
+    name, equals, value = argument.partition("=")
+    if not equals or value.isascii() or set(value) & set("'\"[]{}(),"):
+        return argument
+    return f'{name}="{value}"'
+
+
 def without_plus(argument: str, schema: type) -> str:
     """An option below a name that is the person's own, without the `+` which Hydra wants for a new one: `schema_node`
     has put the name there. Any other argument as it is."""

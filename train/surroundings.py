@@ -34,6 +34,14 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def fall_back() -> str | None:
+    """What this process does without, though the environment names it."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "-1")
+    if named in ("", "-1") or torch.cuda.is_available():
+        return None
+    return f"CUDA_VISIBLE_DEVICES={named} names no GPU that torch can use; the CPU does the work"
+
+
 def git_commit() -> str | None:
     """The checkout's commit; None outside of one."""
     root = Path(__file__).parent.parent

@@ -155,6 +155,7 @@ class StageTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | None]:
         """The micro-batches of one step, with what the loss averages over in all of them, on all processes."""
+        self.step_batches = []
         self.step_batches = samples = list(islice(epoch_iterator, num_batches))
         if not samples:
             return samples, None
@@ -216,7 +217,6 @@ def training_arguments(
             logging_nan_inf_filter=False,
             save_strategy="steps" if cfg.save_every else "no",
             save_steps=cfg.save_every or 1,
-            save_total_limit=2,
             report_to=[],
             disable_tqdm=True,
             log_level="error",
