@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.blueprint import Blueprint, blueprint
 from launch.composing import composed, value_of
@@ -18,6 +19,9 @@ from models.virtual_tokens import head_size, key_value_heads
 from stages.ppo import PPOStage
 from train.help import CONF
 from train.sharding import deepspeed_config
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LEVELS = ("none", "zero1", "zero2", "zero3", "zero3_offload", "zero_infinity")  # from the least communication on
 ENOUGH = 2048  # tokens of a micro-batch that keep a GPU busy
@@ -63,6 +67,12 @@ class Planner:
         self.rows_of_process = rows_of_process(self.cfg, machine.world)
         self.blueprint_of, self.micro_of = cache(self._blueprint), cache(self._micro)
         self.forwards_of = cache(self._forwards)
+
+    def on(self, machine: Machine) -> Self:
+        """The same on another machine of its kind, with all traces."""
+        other = copy(self)
+        other.machine, other.rows_of_process = machine, rows_of_process(self.cfg, machine.world)
+        return other
 
     def best(self) -> tuple[Fit, list[Fit]]:
         """The one to take, and the best of each level that the options leave open."""
@@ -130,7 +140,10 @@ class Planner:
         """What one way needs."""
         zero = self.zero(level)
         plan, world = self.blueprint_of(recompute), self.machine.world
-        micro, (forwards, cached) = self.micro_of(recompute, rows, zero.stage == 3), self.forwards_of(recompute)
+        micro, (forwards, cached) = (
+            self.micro_of(recompute, rows, zero.stage == 3 and self.cfg.trainer.bf16),
+            self.forwards_of(recompute),
+        )
         found = states(plan.weights, zero, world)
         trained = sum(weight.numel for weight in plan.weights if weight.trained)
         phases = peak(found, micro, forwards, zero, trained, world)
