@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch.blueprint import Blueprint, blueprint
+from launch.blueprint import Blueprint, Weight, blueprint
 from launch.composing import composed, value_of
 from launch.depth import of_all_layers
 from launch.memory import CacheSize, States, Zero, cache_bytes, drawing_bytes, peak, states
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LEVELS = ("none", "zero1", "zero2", "zero3", "zero3_offload", "zero_infinity")  # from the least communication on
+DISK = "deepspeed.nvme_path=/local/nvme"  # stands for the folder that a person has yet to name
 ENOUGH = 2048  # tokens of a micro-batch that keep a GPU busy
 
 
@@ -112,6 +114,8 @@ class Planner:
 
     def configured(self, level: str, recompute: bool | None) -> Any:
         more = [] if recompute is None else [f"trainer.gradient_checkpointing={str(recompute).lower()}"]
+        if level == LEVELS[-1] and value_of(self.options, "deepspeed.nvme_path") is None:
+            more.append(DISK)
         return composed(self.stage, [*self.options, f"deepspeed={level}", *more])
 
     def largest(self, level: str, recompute: bool) -> Fit:
@@ -144,6 +148,8 @@ class Planner:
             self.micro_of(recompute, rows, zero.stage == 3 and self.cfg.trainer.bf16),
             self.forwards_of(recompute),
         )
+        if zero.stage == 3 and isinstance(self.cfg, PPOStage):  # which samples and evaluates with whole weights
+            forwards = {name: n_bytes + largest_model(plan.weights) for name, n_bytes in forwards.items()}
         found = states(plan.weights, zero, world)
         trained = sum(weight.numel for weight in plan.weights if weight.trained)
         phases = peak(found, micro, forwards, zero, trained, world)
@@ -196,6 +202,14 @@ class Planner:
         heads = key_value_heads(config)
         sizes = (slots, self.shape.prompt, rl.max_new_tokens, itemsize)
         return CacheSize(config.num_hidden_layers, heads, head_size(config), *sizes)
+
+
+def largest_model(weights: Sequence[Weight]) -> int:
+    """Bytes of the role that has the most."""
+    found: Counter[str] = Counter()
+    for weight in weights:
+        found[weight.role] += int(weight.n_bytes)
+    return max(found.values())
 
 
 def rows_of_process(cfg: Any, world: int) -> int:

@@ -1,6 +1,7 @@
-"""The report of an experiment: results.json and one HTML page, from what its stages sealed.
+"""The report of an experiment, from what its stages sealed, or of a sweep, from what came of its points.
 
 python -m stages.report name=demo
+python -m stages.report sweep=outputs/demo minimize=[results.dpo.kl] maximize=[results.dpo.gold.mean]
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ from evals.results import (
     StageRecord,
     estimates,
 )
-from models.errors import ArtifactError
+from models.errors import ArtifactError, ConfigError
 from stages.reward_report import reward_quality
 from stages.reward_tables import best_of_points, ensemble_axes
 from stages.rl_report import is_rl, rl_alerts, rl_course
+from stages.sweep_report import write_sweep_report
 from stages.task_tables import task_tables
-from train.artifact import Artifact, read_artifact
+from train.artifact import MANIFEST, Artifact, ancestors, read_artifact
 from train.entry import start
+from train.tracking import TrackingConfig
 
 ORDER = ("base", "sft", "reward", "referee", "score", "ppo", "dpo", "evaluate")
 WORLD_METRICS = (
@@ -53,15 +56,25 @@ class ReportStage:
 
     name: str = "demo"
     outputs: str = "outputs"
+    sweep: str | None = None  # the folder of a sweep, in place of an experiment's
+    maximize: list[str] = field(default_factory=list)  # metrics of its points that count; none: as it was typed
+    minimize: list[str] = field(default_factory=list)
+    tracking: TrackingConfig = field(
+        default_factory=lambda: TrackingConfig(backend="none")
+    )  # where a summary of the sweep goes, too
     debug: bool = False  # show tracebacks
+
+    def __post_init__(self) -> None:
+        if self.sweep is None and (self.maximize or self.minimize or self.tracking.backend != "none"):
+            raise ConfigError("maximize, minimize and tracking: belong to a sweep; say sweep=outputs/<its name>")
 
 
 def run(cfg: ReportStage) -> Path:
-    """Write report.html and results.json into the experiment's folder."""
+    """Write report.html into the experiment's folder, with results.json, or into the sweep's."""
+    if cfg.sweep is not None:
+        return write_sweep_report(Path(cfg.sweep), cfg.maximize, cfg.minimize, cfg.tracking)
     folder = Path(cfg.outputs) / cfg.name
-    artifacts = [
-        read_artifact(folder / name, verify=False) for name in ORDER if (folder / name / "manifest.json").is_file()
-    ]
+    artifacts = lineage(folder)
     evaluation = next((a for a in artifacts if a.manifest["kind"] == "evaluation"), None)
     if evaluation is not None:
         shutil.copy(evaluation.folder / "results.json", folder / "results.json")
@@ -72,6 +85,15 @@ def run(cfg: ReportStage) -> Path:
             f"name={cfg.name} first"
         )
     return write_report(folder / "report.html", of_stages(cfg.name, artifacts))
+
+
+def lineage(folder: Path) -> list[Artifact]:
+    """What stands in an experiment's folder and, of what that was made from, the stages that it has not itself: the
+    points of a sweep share them."""
+    own = [read_artifact(path.parent, verify=False) for path in folder.glob(f"*/{MANIFEST}")]
+    found = {artifact.folder.name: artifact for of in own for artifact in ancestors(of)}
+    found |= {artifact.folder.name: artifact for artifact in own}
+    return [found[name] for name in ORDER if name in found]
 
 
 def reward_among(artifacts: Sequence[Artifact]) -> Artifact | None:

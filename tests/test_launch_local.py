@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command import ENVIRONMENT, ROOT
+from command import ENVIRONMENT, ROOT, free_port
 
 BEGIN = "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n"
 
@@ -158,3 +158,29 @@ def test_what_cannot_be_read_ends_with_2_and_names_it(options: tuple[str, ...], 
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and told in done.stderr
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "torchrun --nproc-per-node=2 --master-port={port} -m",
+        "deepspeed --num_gpus=2 --master_port={port} --no_local_rank --module",
+        "accelerate launch --multi_gpu --num_processes=2 --num_machines=1 --main_process_port={port} -m",
+    ],
+    ids=["torchrun", "deepspeed", "accelerate"],
+)
+def test_under_other_launchers_an_error_of_every_process_is_said_once_too(launcher: str, tmp_path: Path) -> None:
+    """They start the same stage; of their own accord they say more, and end with codes of their own."""
+    wanted = ("data=prompts", "data.path=x", "model.path=nowhere", "reward.path=nowhere", "tracking=none")
+    done = subprocess.run(
+        [*launcher.format(port=free_port()).split(), "stages.ppo", *wanted],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and "nowhere" in said[0], done.stderr

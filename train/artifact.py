@@ -114,6 +114,19 @@ def read_artifact(folder: Path, *, verify: bool = True) -> Artifact:
     return artifact
 
 
+def ancestors(artifact: Artifact) -> list[Artifact]:
+    """The artefacts that this one was made from, and those before them, as far as they are still there."""
+    found: dict[Path, Artifact] = {}
+    waiting = [artifact]
+    while waiting:
+        for path in waiting.pop().manifest["parents"].values():
+            folder = Path(path)
+            if folder.resolve() not in found and (folder / MANIFEST).is_file():
+                found[folder.resolve()] = read_artifact(folder, verify=False)
+                waiting.append(found[folder.resolve()])
+    return list(found.values())
+
+
 def model_folder(path: str, kind: str) -> str:
     """The transformers folder behind a path: of an artefact, checked whole and of the expected kind, or the path."""
     folder = Path(path)

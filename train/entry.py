@@ -4,28 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models.errors import ConfigError, HHHError, Preempted
 from train.help import help_text, options
 from train.machine import chain, machine_fault
+from train.points import Outcome, outcome_of
 from train.preemption import heeded
 from train.processes import met, speaks_for_all
 from train.schemas import quoted, schema_node, without_plus
 from train.secrets import without_secrets
 
-QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+# Hydra's own logs and folders stay out of the way. The folder of a sweep is that of its name, and a point's, too.
+SETTINGS = (
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=${outputs}/${name}",
+    "hydra.sweep.subdir=.",
+    "hydra/sweeper=grid",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
+
+
+class Task:
+    """A stage as Hydra calls it. A launcher may hand it to another process, which finds the stage by its module's name.
+
+    failures: what a single run raised; Hydra would print a line of its own.
+    """
+
+    def __init__(self, module: str, known: Sequence[str], debug: bool) -> None:
+        self.module, self.known, self.debug = module, known, debug
+        self.failures: list[BaseException] = []
+
+    def __call__(self, raw: DictConfig) -> Outcome | None:
+        place = HydraConfig.get()
+        if place.mode is RunMode.MULTIRUN:
+            explain = partial(explained, known=self.known, debug=self.debug)
+            return outcome_of(lambda: self.run(raw), explain, Path(place.runtime.output_dir))
+        try:
+            self.run(raw)
+        except BaseException as error:
+            self.failures.append(error)
+        return None
+
+    def run(self, raw: DictConfig) -> object:
+        """What the stage makes."""
+        with heeded():
+            return importlib.import_module(self.module).run(checked(raw))
 
 
 def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping[str, type] | None = None) -> None:
@@ -33,32 +75,32 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
 
     parts: schemas of the stages that this one is composed of.
     """
+    # What is called __main__ here is another module in the next process: the stage goes by its own name.
+    module = importlib.import_module(inspect.getmodule(run).__spec__.name)
+    schema = getattr(module, schema.__name__)
     for name, node in {stage: schema, **(parts or {})}.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema_node(node, sys.argv[1:]))
 
-    failures: list[BaseException] = []
-
-    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)
-    def main(raw: DictConfig) -> None:
-        try:
-            with heeded():
-                run(checked(raw))
-        except BaseException as error:  # Hydra would print a line of its own
-            failures.append(error)
-
     if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text(stage, schema, inspect.getdoc(inspect.getmodule(run)) or ""))
+        print(help_text(stage, schema, inspect.getdoc(module) or ""))
         return
     debug = any(argument.replace(" ", "") == "debug=true" for argument in sys.argv[1:])
-    sys.argv[1:] = [*QUIET, *(without_plus(quoted(argument), schema) for argument in sys.argv[1:])]
+    task = Task(module.__name__, [name for name, _, _ in options(schema)], debug)
+    said = [without_plus(quoted(argument), schema) for argument in sys.argv[1:] if _is_option(argument)]
+    flags = [argument for argument in sys.argv[1:] if not _is_option(argument)]  # with what belongs to them: --cfg job
+    sys.argv[1:] = [*SETTINGS, f"hydra.job.name={stage}", *said, *flags]
     try:
-        main()
-    except Exception as error:
-        failures.append(error)
-    code = report_error(failures[0], [name for name, _, _ in options(schema)], debug) if failures else 0
+        hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)(task)()
+    except BaseException as error:
+        task.failures.append(error)
+    code = report_error(task.failures[0], task.known, debug) if task.failures else 0
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _is_option(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
 def checked(raw: DictConfig) -> Any:
@@ -82,26 +124,36 @@ def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]
             yield from _added(node[name], f"{place}{name}.")
 
 
-def report_error(error: BaseException, known: list[str], debug: bool) -> int:
-    """Print what went wrong in one line, once for all processes, and say with which code this one ends."""
+def report_error(error: BaseException, known: Sequence[str], debug: bool) -> int:
+    """Print what went wrong in one line, once for all processes, and say with which code this one ends.
+
+    known: the options that there are.
+    """
     if isinstance(error, SystemExit):
         return int(error.code or 0)
     line, code = _cause(error, known)
-    ours = line is None  # then no two processes need fail alike, even before they have met
-    if speaks_for_all() or (ours and not met()):
-        if debug or ours:
-            print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        line = line or f"{type(error).__name__}: {error} (a fault of ours, please report it)"
-        print(f"error: {without_secrets(' '.join(line.split()))}", file=sys.stderr)
+    if speaks_for_all() or (line is None and not met()):  # what nobody foresaw need not befall two processes alike
+        print(f"error: {without_secrets(' '.join(explained(error, known, debug)[0].split()))}", file=sys.stderr)
     return code
 
 
-def _cause(error: BaseException, known: list[str]) -> tuple[str | None, int]:
+def explained(error: BaseException, known: Sequence[str], debug: bool) -> tuple[str, int]:
+    """What went wrong in one line, and with which exit code a process ends of it. Prints a traceback where that is
+    asked for, and where nobody foresaw the error."""
+    line, code = _cause(error, known)
+    if debug or line is None:
+        print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return line or f"{type(error).__name__}: {error} (a fault of ours, please report it)", code
+
+
+def _cause(error: BaseException, known: Sequence[str]) -> tuple[str | None, int]:
     """What a person needs to know of an error, None where nobody foresaw it, and its exit code."""
     if isinstance(error, Preempted):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if isinstance(error, SystemExit):
+        return "ended", int(error.code or 0)
     for cause in chain(error):
         if isinstance(cause, HHHError):
             return str(cause), cause.code
@@ -112,7 +164,7 @@ def _cause(error: BaseException, known: list[str]) -> tuple[str | None, int]:
     return None, 1
 
 
-def _config_line(error: BaseException, known: list[str]) -> str:
+def _config_line(error: BaseException, known: Sequence[str]) -> str:
     """What a person needs of Hydra's message: the option, and the nearest one there is."""
     messages = [str(cause) for cause in chain(error)]
     if isinstance(error, OverrideParseException) or messages[0].startswith("Ambiguous value"):
@@ -143,7 +195,7 @@ def _config_line(error: BaseException, known: list[str]) -> str:
 _NO_CHOICE = re.compile(r"Could not find '([^']+)'(?:\s+Available options in '[^']*':\s+(.*))?", re.DOTALL)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: Sequence[str]) -> str:
     parts = {".".join(option.split(".")[: depth + 1]) for option in known for depth in range(option.count(".") + 1)}
     close = difflib.get_close_matches(name, sorted(parts), n=1, cutoff=0.3)
     return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "; --help lists all")
