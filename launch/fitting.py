@@ -68,7 +68,7 @@ class Planner:
         self.cfg = composed(stage, options)
         self.rows_of_process = rows_of_process(self.cfg, machine.world)
         self.blueprint_of, self.micro_of = cache(self._blueprint), cache(self._micro)
-        self.forwards_of = cache(self._forwards)
+        self.forwards_of, self.configured = cache(self._forwards), cache(self._configured)
 
     def on(self, machine: Machine) -> Self:
         """The same on another machine of its kind, with all traces."""
@@ -112,7 +112,7 @@ class Planner:
             return False
         return True
 
-    def configured(self, level: str, recompute: bool | None) -> Any:
+    def _configured(self, level: str, recompute: bool | None) -> Any:
         more = [] if recompute is None else [f"trainer.gradient_checkpointing={str(recompute).lower()}"]
         if level == LEVELS[-1] and value_of(self.options, "deepspeed.nvme_path") is None:
             more.append(DISK)
