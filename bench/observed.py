@@ -53,7 +53,7 @@ class Observed(StageTrainer):
             loss = super().training_step(model, inputs, *rest)
         # The last micro-batch of a step takes the step along where DeepSpeed has taken over; see `observed` below.
         self.found["traffic"] = [*self.found.get("traffic", ()), traffic.heard()][-2:]
-        self.found["transient"] = held.peak - self.found["activations"]
+        self.found["transient"] = max(0, held.peak - self.found["activations"])
         if torch.cuda.is_available():
             self.found["cuda_peak"] = torch.cuda.max_memory_allocated()
         return loss
