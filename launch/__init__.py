@@ -1,0 +1,1 @@
+"""Launching: how many processes, on which machines, and what fits there."""

@@ -96,8 +96,11 @@ class AdapterConfig:
 
     def check(self, *, gradient_checkpointing: bool, weights_sharded: bool) -> None:
         """Raise ConfigError where it cannot work beside the other options of a stage."""
-        if self.is_adapter and weights_sharded:
-            raise ConfigError(f"adapter={self.method} and deepspeed=zero3 exclude each other; use deepspeed=zero2")
+        if self.quantised and weights_sharded:
+            raise ConfigError(
+                f"adapter={self.method} and deepspeed=zero3 exclude each other: weights in four bits cannot be "
+                "partitioned; use deepspeed=zero2, or adapter=lora"
+            )
         if self.method in IN_LAYERS and gradient_checkpointing:
             raise ConfigError(
                 f"adapter={self.method} keeps its tokens in the key-value cache, which transformers drops under "

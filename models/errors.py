@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,14 @@ class BadRow(DataError):
         shown = repr(got)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         super().__init__(f"{origin}:{field}: expected {expected}, got {shown}")
+
+
+def check_choice(option: str, value: object, choices: Iterable[object]) -> None:
+    """Raise ConfigError where an option has none of the values that it may have."""
+    listed = list(choices)
+    if value not in listed:
+        names = ", ".join("null" if choice is None else str(choice) for choice in listed)
+        raise ConfigError(f"{option}={value}: expected one of {names}")
 
 
 def existing_file(path: str) -> Path:

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from models.chat import ChatFormat
 from models.kv_cache import GrowingCache, SlotCache, empty_cache
 from models.packed_linear import packed_linear
+from models.partitioned import is_partitioned
 
 REFILL = 8  # waiting prompts join once a slot in so many is free: a forward for each of them alone would cost more
 
@@ -70,7 +71,7 @@ def sample(  # noqa: PLR0913  all but two by name
 def _without_graph(model: PreTrainedModel) -> torch.no_grad | torch.inference_mode:
     """Inference mode, where no layer keeps tensors from one forward to the next, as quantised and partitioned ones do:
     those would be of no use to training."""
-    plain = all(p.is_floating_point() and not hasattr(p, "ds_id") for p in model.parameters())
+    plain = all(p.is_floating_point() and not is_partitioned(p) for p in model.parameters())
     return torch.inference_mode() if plain else torch.no_grad()
 
 

@@ -79,7 +79,7 @@ def load_policy(
 
     adapter: how it will be trained; None: not at all. quantised: its weights in NF4, as adapter=qlora has them.
     """
-    _language_config(folder, cfg)  # what can be refused is refused before anything large is read
+    language_config(folder, cfg)  # what can be refused is refused before anything large is read
     tokenizer = load_tokenizer(folder, cfg)
     quantised = quantised or (adapter is not None and adapter.quantised)
     model = load_language_model(folder, cfg, quantised=quantised)
@@ -95,7 +95,7 @@ def load_policy(
 
 def load_language_model(folder: str, cfg: ModelConfig, *, quantised: bool = False) -> PreTrainedModel:
     """A causal language model as its folder holds it, an adapter on its base included. quantised: weights in NF4."""
-    config = _language_config(folder, cfg)
+    config = language_config(folder, cfg)
     if (record := read_record(folder)) is not None:
         if quantised and record["method"] != "qlora":
             raise ConfigError(
@@ -201,7 +201,8 @@ def _load_options(cfg: ModelConfig) -> dict[str, object]:
     }
 
 
-def _language_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+def language_config(folder: str, cfg: ModelConfig) -> PretrainedConfig:
+    """Of a causal language model, without dropout."""
     config = without_dropout(_checked_config(folder, cfg))
     if _is_classifier(config):
         raise ArtifactError(f"{folder}: expected a language model, found a reward model ({_architecture(config)})")

@@ -5,6 +5,8 @@ B = bins, T = positions, N = target tokens, R = responses, H = hidden size, V = 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +42,10 @@ def hidden_states(model: nn.Module, batch: Batch, at: Tensor) -> Tensor:
     if wide and inner.config._attn_implementation == BY_TREE and virtual_tokens(inner) is None:
         trees = FlatTrees(batch)
         places = trees.places_of(at)
-        states = _last_states(model, places, **{name: trees.flatten(batch[name]) for name in names}, trees=trees)
+        flat = {name: trees.flatten(batch[name]) for name in names}
+        # Without a mask transformers would make one of all tokens by all tokens, for nobody to read.
+        unread = flat["input_ids"].new_ones(1, 1, 1, 1, dtype=torch.bool)
+        states = _last_states(model, places, **flat, attention_mask=unread, trees=trees)
         if trees.n_read >= inner.config.get_text_config().num_hidden_layers:
             return states
         inner.set_attn_implementation("sdpa")
@@ -49,7 +54,7 @@ def hidden_states(model: nn.Module, batch: Batch, at: Tensor) -> Tensor:
 
 def _last_states(model: nn.Module, at: Tensor, **inputs: Any) -> Tensor:
     with feed_forward_only_at(_unwrapped(model), at.unique(), inputs["input_ids"].numel()):
-        output = model(**inputs, use_cache=False, output_hidden_states=True, **_no_logits(model))
+        output = model(**inputs, use_cache=False, output_hidden_states=[-1], **_no_logits(model))
     return output.hidden_states[-1].flatten(0, 1)[at]
 
 
@@ -71,12 +76,31 @@ def logprobs_from_hidden(
 ) -> TokenLogprobs:
     """hidden (N, H), target (N,): log-softmax of `head(hidden) / temperature` at the targets."""
     rows = max(1, CHUNK_ELEMENTS // head.out_features)
-    chunks = [
-        _chunk(hidden[i : i + rows], target[i : i + rows], head, temperature, with_entropy, hidden.shape[0] > rows)
-        for i in range(0, max(1, len(target)), rows)
-    ]
-    logprobs = torch.cat([c.logprobs for c in chunks])
-    return TokenLogprobs(logprobs, torch.cat([c.entropy for c in chunks]) if with_entropy else None)
+
+    def in_chunks(logits_of: Callable[[Tensor], Tensor], hidden: Tensor) -> tuple[Tensor, ...]:
+        chunks = [
+            _chunk(hidden[i : i + rows], target[i : i + rows], logits_of, temperature, with_entropy, len(hidden) > rows)
+            for i in range(0, max(1, len(target)), rows)
+        ]
+        return tuple(map(torch.cat, zip(*chunks, strict=True)))
+
+    logprobs, entropy = _in_one_call(head, in_chunks, hidden)
+    return TokenLogprobs(logprobs, entropy if with_entropy else None)
+
+
+def _in_one_call(
+    layer: nn.Module, work: Callable[[Callable[[Tensor], Tensor], Tensor], tuple[Tensor, ...]], inputs: Tensor
+) -> tuple[Tensor, ...]:
+    """`work(forward, inputs)`, which calls the layer's forward as often as it likes, in one call of the layer: under
+    ZeRO-3 each call gathers the weights, so all processes must make equally many."""
+    own, forward = vars(layer).get("forward"), layer.forward
+    layer.forward = partial(work, forward)
+    try:
+        return layer(inputs)
+    finally:
+        del layer.forward
+        if own is not None:
+            layer.forward = own
 
 
 def per_response(values: Tensor, batch: Batch) -> Tensor:
@@ -90,13 +114,17 @@ def response_lengths(batch: Batch) -> Tensor:
 
 
 def _chunk(
-    hidden: Tensor, target: Tensor, head: nn.Module, temperature: float, with_entropy: bool, recompute: bool
-) -> TokenLogprobs:
+    hidden: Tensor,
+    target: Tensor,
+    logits_of: Callable[[Tensor], Tensor],
+    temperature: float,
+    with_entropy: bool,
+    recompute: bool,
+) -> tuple[Tensor, Tensor]:
     def compute(hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return _AtTargets.apply(head(hidden), target, temperature, with_entropy)
+        return _AtTargets.apply(logits_of(hidden), target, temperature, with_entropy)
 
-    logprobs, entropy = checkpoint(compute, hidden, use_reentrant=False) if recompute else compute(hidden)
-    return TokenLogprobs(logprobs, entropy if with_entropy else None)
+    return checkpoint(compute, hidden, use_reentrant=False) if recompute else compute(hidden)
 
 
 class _AtTargets(torch.autograd.Function):

@@ -13,6 +13,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from models.partitioned import is_partitioned
+
 MOST_BYTES = 1 << 30  # of copies that exist meanwhile
 WORTH = 32  # steps that gain what the copies cost
 
@@ -67,7 +69,7 @@ def _matrix(layer: nn.Module) -> Tensor | None:
     """What a layer multiplies with; None where that is partitioned, elsewhere, of another type, or not a matrix."""
     base = _base(layer)
     weight = base.weight.detach()
-    whole = weight.device.type == "cpu" and weight.dtype == torch.float32 and not hasattr(base.weight, "ds_id")
+    whole = weight.device.type == "cpu" and weight.dtype == torch.float32 and not is_partitioned(base.weight)
     if type(base) is not nn.Linear or not whole:
         return None
     if base is layer or layer.disable_adapters or layer.merged:

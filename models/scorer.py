@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,15 @@ from models.layout import Batch, LayoutConfig, Tree, collate, within
 from models.logprobs import hidden_states
 
 AXES = ("helpful", "honest", "harmless")
+
+
+@dataclass
+class AxisWeights:
+    """What each axis counts where one number is made of all."""
+
+    helpful: float = 1.0
+    honest: float = 1.0
+    harmless: float = 1.0
 
 
 def reward_model_from(

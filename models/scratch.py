@@ -53,8 +53,17 @@ def make_tokenizer(text: Iterable[str], vocabulary: int) -> PreTrainedTokenizerF
 
 def make_model(size: Architecture, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama with tied embeddings and fresh weights."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model = LlamaForCausalLM(llama_config(size, len(tokenizer), **ends)).float()
+    if size.previous_token_head:
+        plant_previous_token_head(model, size.previous_token_head)
+    return model
+
+
+def llama_config(size: Architecture, n_tokens: int, **ends: int | None) -> LlamaConfig:
+    """The model's configuration. ends: ids of its special tokens."""
+    return LlamaConfig(
+        vocab_size=n_tokens,
         hidden_size=size.hidden,
         intermediate_size=size.feed_forward,
         num_hidden_layers=size.layers,
@@ -65,15 +74,9 @@ def make_model(size: Architecture, tokenizer: PreTrainedTokenizerFast) -> LlamaF
         initializer_range=size.init_std,
         attention_bias=True,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         attn_implementation=BY_TREE,
+        **ends,
     )
-    model = LlamaForCausalLM(config).float()
-    if size.previous_token_head:
-        plant_previous_token_head(model, size.previous_token_head)
-    return model
 
 
 @torch.no_grad()

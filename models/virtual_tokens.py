@@ -66,7 +66,8 @@ class VirtualTokens(nn.Module):
         if self._prepended:
             output.last_hidden_state = output.last_hidden_state[:, self.n :]
             if output.get("hidden_states") is not None:
-                output.hidden_states = tuple(states[:, self.n :] for states in output.hidden_states)
+                cut = (None if states is None else states[:, self.n :] for states in output.hidden_states)
+                output.hidden_states = tuple(cut)  # None: of a layer that nobody asked for
         return output
 
     def _with_inputs(self, backbone: nn.Module, given: dict[str, Any], positions: Tensor | None) -> dict[str, Any]:

@@ -39,10 +39,11 @@ class Voices:
         self.model, self.speaker = model, POLICY
         self.origin: str | None = None  # who says what the model said before it was trained; None: no adapter
         self.others: set[str] = set()  # adapters that are not the model's own
-        self._look()
+        self.look()
         model.register_state_dict_post_hook(partial(_leave_out, self.others))
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Find adapted layers and trained weights, which change with every adapter."""
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
@@ -60,7 +61,7 @@ class Voices:
             parameter.requires_grad_(False)
         for parameter in [*self.trained, *(heard if train else ())]:  # peft freezes what it did not add
             parameter.requires_grad_(True)
-        self._look()
+        self.look()
         self._turn_to(POLICY)
 
     @contextmanager

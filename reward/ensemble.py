@@ -14,28 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.chat import ChatFormat, Prompt
-from models.errors import ArtifactError, ConfigError
+from models.errors import ArtifactError, ConfigError, check_choice
 from models.layout import LayoutConfig, Tree, fit, separate
 from models.loading import max_positions, tokenizer_digest
 from models.options import INPUT
-from models.scorer import AXES, axes_of, score_trees
+from models.scorer import AXES, AxisWeights, axes_of, score_trees
 from reward.metrics import ensemble
 
 COMBINED = ("mean", "worst", "cautious", "lower_bound")
-
-
-@dataclass
-class AxisWeights:
-    """What each axis counts in the overall score; axes of other names count 1."""
-
-    helpful: float = 1.0
-    honest: float = 1.0
-    harmless: float = 1.0
-
-    def __post_init__(self) -> None:
-        values = [getattr(self, axis) for axis in AXES]
-        if min(values) < 0 or not 0 < sum(values) < float("inf"):
-            raise ConfigError(f"weights={values}: expected numbers of 0 or more, one of them above 0")
 
 
 @dataclass(kw_only=True)
@@ -47,8 +33,7 @@ class MembersConfig:
     uncertainty_coef: float = 1.0  # times what combine=cautious and combine=lower_bound take from the mean
 
     def __post_init__(self) -> None:
-        if self.combine not in COMBINED:
-            raise ConfigError(f"combine={self.combine}: expected one of {', '.join(COMBINED)}")
+        check_choice("combine", self.combine, COMBINED)
         if not 0 <= self.uncertainty_coef < float("inf"):
             raise ConfigError(f"uncertainty_coef={self.uncertainty_coef}: expected 0 or more")
 
@@ -57,7 +42,13 @@ class MembersConfig:
 class EnsembleConfig(MembersConfig):
     """Which reward models judge, how several are read as one, and what they say in one number."""
 
-    weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes in the overall score
+    weights: AxisWeights = field(default_factory=AxisWeights)  # in the overall score; axes of other names count 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = [getattr(self.weights, axis) for axis in AXES]
+        if min(values) < 0 or not 0 < sum(values) < float("inf"):
+            raise ConfigError(f"weights={values}: expected numbers of 0 or more, one of them above 0")
 
 
 class Replies(NamedTuple):

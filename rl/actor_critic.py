@@ -5,6 +5,7 @@ N = target tokens of a batch, C = critics (of the reward, and of the cost under 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ from models.logprobs import TokenLogprobs, hidden_states, logprobs_from_hidden, 
 from models.sharing import SharedScorer
 from models.voices import Backbone, Voices, rows_of
 
-CRITIC = "critic"
+POLICY, CRITIC, REFERENCE = "policy", "critic", "reference"
 OF_CRITIC = (CRITIC, rows_of(CRITIC))  # parts of the names of its weights
+END_VALUES = "end_values"
 
 
 class ActorCriticOutput(NamedTuple):
@@ -28,6 +30,13 @@ class ActorCriticOutput(NamedTuple):
     entropy: Tensor  # (N,)
     values: Tensor | None  # (N, C)
     ptx_logprobs: Tensor | None  # (N',) of the targets of pretraining text
+
+
+class Reading(NamedTuple):
+    """What one of the models says of a batch."""
+
+    models: tuple[nn.Module, ...]  # whose weights it takes
+    of: Callable[[Batch], dict[str, Tensor]]  # columns of tokens, (N, ...); END_VALUES are of responses, (R, C)
 
 
 class ValueHead(nn.Linear):
@@ -69,48 +78,73 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.policy, self.critic = policy, critic
-        self._frozen = (reference,)  # in a tuple, for it is no part of what is trained, saved and sharded
+        self._frozen = (reference,)  # in a tuple, for it is no part of what is trained and saved
+        self._voices = reference if isinstance(reference, Voices) else None
         self.register_state_dict_post_hook(_drop_tied)
 
     def forward(self, batch: Batch, temperature: float, ptx: Batch | None = None) -> ActorCriticOutput:
-        found, values = self._read(batch, batch["source"], temperature)
-        text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
-        return ActorCriticOutput(found.logprobs, found.entropy, values, text)
-
-    @torch.no_grad()
-    def evaluate(self, batch: Batch, temperature: float) -> tuple[TokenLogprobs, Tensor | None]:
-        """The policy's log-probabilities, (N,), and the critics' values, (N + R, C), of the states in which the tokens
-        are chosen and of those after the last token of each response; None without a critic."""
-        return self._read(batch, torch.cat([batch["source"], batch["ends"]]), temperature)
-
-    def _read(self, batch: Batch, at: Tensor, temperature: float) -> tuple[TokenLogprobs, Tensor | None]:
-        """Log-probabilities of the targets, and values at flat positions, the first of which predict the targets."""
         # The critic goes first, so that the backward pass, which starts at the end, is done with the policy's
         # activations when a critic that is a voice makes its own.
-        values = self.critic(batch, at) if isinstance(self.critic, Critic) else None
-        states = hidden_states(self.policy, batch, at)
-        if isinstance(self.critic, ValueHead):
-            values = self.critic(states)
-        head, target = self.policy.get_output_embeddings(), batch["target"]
-        return logprobs_from_hidden(states[: len(target)], target, head, temperature, with_entropy=True), values
+        values = self.critic(batch, batch["source"]) if isinstance(self.critic, Critic) else None
+        found, of_head = self._read_policy(batch, batch["source"], temperature)
+        text = token_logprobs(self.policy, ptx).logprobs if ptx is not None else None
+        return ActorCriticOutput(found.logprobs, found.entropy, of_head if values is None else values, text)
+
+    def readings(self, temperature: float) -> dict[str, Reading]:
+        """All that is known of tokens before an update, in columns of their names, from one model after the other."""
+        shared = () if self._voices is None else (self.policy,)
+        head = (self.critic,) if isinstance(self.critic, ValueHead) else ()
+
+        def of_policy(batch: Batch) -> dict[str, Tensor]:
+            found, values = self._read_policy(batch, _states_before_and_after(batch), temperature)
+            return {"logprobs": found.logprobs, "entropy": found.entropy, **_valued(values, batch)}
+
+        def of_critic(batch: Batch) -> dict[str, Tensor]:
+            return _valued(self.critic(batch, _states_before_and_after(batch)), batch)
+
+        def of_reference(batch: Batch) -> dict[str, Tensor]:
+            return {"ref_logprobs": self.reference_logprobs(batch, temperature)}
+
+        found = {POLICY: Reading((self.policy, *head), of_policy)}
+        if isinstance(self.critic, Critic):
+            found[CRITIC] = Reading((self.critic, *shared), of_critic)
+        return found | {REFERENCE: Reading(shared or self._frozen, of_reference)}
+
+    def _read_policy(self, batch: Batch, at: Tensor, temperature: float) -> tuple[TokenLogprobs, Tensor | None]:
+        """Log-probabilities of the targets, and a head's values at flat positions, the first of which predict the
+        targets."""
+        states, target = hidden_states(self.policy, batch, at), batch["target"]
+        values = self.critic(states) if isinstance(self.critic, ValueHead) else None
+        output = self.policy.get_output_embeddings()
+        return logprobs_from_hidden(states[: len(target)], target, output, temperature, with_entropy=True), values
 
     @torch.no_grad()
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """(N,)"""
-        reference = self._frozen[0]
-        if not isinstance(reference, Voices):
-            return token_logprobs(reference, batch, temperature=temperature).logprobs
-        with reference.speaking(reference.origin):
+        if self._voices is None:
+            return token_logprobs(self._frozen[0], batch, temperature=temperature).logprobs
+        with self._voices.speaking(self._voices.origin):
             return token_logprobs(self.policy, batch, temperature=temperature).logprobs
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """What the trainer asks for where trainer.gradient_checkpointing=true."""
-        if isinstance(self._frozen[0], Voices):
-            self._frozen[0].checkpoint_activations()
+        if self._voices is not None:
+            self._voices.checkpoint_activations()
             return
         self.policy.activation_checkpointing_enable(**options)
         if isinstance(self.critic, Critic):
             self.critic.backbone.activation_checkpointing_enable(**options)
+
+
+def _states_before_and_after(batch: Batch) -> Tensor:
+    """Flat positions of the states in which the tokens are chosen, and of those after the last of each response."""
+    return torch.cat([batch["source"], batch["ends"]])
+
+
+def _valued(values: Tensor | None, batch: Batch) -> dict[str, Tensor]:
+    """Values (N + R, C) of such states, as columns."""
+    n = len(batch["source"])
+    return {} if values is None else {"values": values[:n], END_VALUES: values[n:]}
 
 
 def critic_from(reward_model: nn.Module, weights: Tensor) -> Critic:

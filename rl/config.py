@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from models.errors import ConfigError
-from models.scorer import AXES
+from models.errors import ConfigError, check_choice
+from models.scorer import AXES, AxisWeights
 from rl.alerts import AlertConfig
 from rl.algorithms import ALGORITHMS, Algorithm
 from rl.kl import KL_ESTIMATORS, AdaptiveKL, FixedKL, Lagrangian
@@ -32,8 +32,8 @@ class KLConfig:
         for name in ("coef", "target", "horizon"):
             if getattr(self, name) <= 0 and not (name == "coef" and self.coef == 0 and not self.adaptive):
                 raise ConfigError(f"rl.kl.{name}={getattr(self, name)}: expected above 0")
-        _one_of("kl.estimator", self.estimator, (None, *KL_ESTIMATORS))
-        _one_of("kl.place", self.place, (None, "reward", "loss"))
+        check_choice("rl.kl.estimator", self.estimator, (None, *KL_ESTIMATORS))
+        check_choice("rl.kl.place", self.place, (None, "reward", "loss"))
         for name in ("budget", "clamp"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ConfigError(f"rl.kl.{name}={getattr(self, name)}: expected above 0, or null")
@@ -90,17 +90,8 @@ class ScoreConfig:
 
 
 @dataclass
-class AxisWeights:
-    """What each axis of our reward model counts in the score."""
-
-    helpful: float = 1.0
-    honest: float = 1.0
-    harmless: float = 1.0
-
-
-@dataclass
 class FinalWeights:
-    """Where a weight ends that moves, linearly over the rollouts; null: it stays."""
+    """Where an axis's weight ends that moves, linearly over the rollouts; null: it stays."""
 
     helpful: float | None = None
     honest: float | None = None
@@ -142,7 +133,7 @@ class RLConfig:
     evaluate_every: int = 2  # rollouts between looks at development prompts
     evaluation_prompts: int = 128
     patience: int = 0  # stop after so many looks in a row without a better score of the referee; 0: never
-    weights: AxisWeights = field(default_factory=AxisWeights)
+    weights: AxisWeights = field(default_factory=AxisWeights)  # of the axes of our reward model in the score
     final_weights: FinalWeights = field(default_factory=FinalWeights)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     kl: KLConfig = field(default_factory=KLConfig)
@@ -164,10 +155,10 @@ class RLConfig:
             raise ConfigError(f"rl.dual_clip={self.dual_clip}: expected above 1, or null")
         if self.score.overlong_buffer > self.max_new_tokens:
             raise ConfigError(f"rl.score.overlong_buffer: expected at most rl.max_new_tokens={self.max_new_tokens}")
-        _one_of("algorithm", self.algorithm, tuple(ALGORITHMS))
-        _one_of("critic", self.critic, ("own", "head"))
-        _one_of("ratio", self.ratio, ("token", "sequence"))
-        _one_of("aggregation", self.aggregation, (None, *AGGREGATIONS))
+        check_choice("rl.algorithm", self.algorithm, ALGORITHMS)
+        check_choice("rl.critic", self.critic, ("own", "head"))
+        check_choice("rl.ratio", self.ratio, ("token", "sequence"))
+        check_choice("rl.aggregation", self.aggregation, (None, *AGGREGATIONS))
         self._check_groups()
 
     def _check_groups(self) -> None:
@@ -213,10 +204,3 @@ _RANGES: tuple[tuple[Callable[[float], bool], str, tuple[str, ...]], ...] = (
     (lambda x: 0 < x < 1, "in (0, 1)", ("clip",)),
     (lambda x: 0 <= x <= 1, "in [0, 1]", ("gamma", "lam")),
 )
-
-
-def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"rl.{name}={value}: expected one of {', '.join(str(choice) for choice in choices if choice)}"
-        )

@@ -107,7 +107,7 @@ def experience(
 ) -> Experience:
     """Rewards and advantages of a rollout. columns: of its scores; weights: what each counts."""
     kind, keep = cfg.kind, rollout.mask
-    score = rollout.scores @ torch.tensor([weights[name] for name in columns])
+    score = weighted(rollout.scores, columns, weights)
     if cfg.score.normalise:
         controls.moments.add(score)
         score = controls.moments.normalised(score)
@@ -128,6 +128,11 @@ def experience(
     )
     targets = torch.stack(returns, -1) if kind.critic else None
     return Experience(rollout, advantages, targets, importance, drift, score, cost)
+
+
+def weighted(scores: Tensor, columns: Sequence[str], weights: Mapping[str, float]) -> Tensor:
+    """Scores (R, columns) as one number a response, (R,)."""
+    return scores @ torch.tensor([weights[name] for name in columns])
 
 
 def shaped(score: Tensor, rollout: Rollout, cfg: ScoreConfig, max_new_tokens: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from models.layout import Batch
 from models.objective import Rows
 from rl.advantages import constant_groups
 from rl.config import RLConfig
-from rl.experience import Controls, Experience, experience
+from rl.experience import Controls, Experience, experience, weighted
 from rl.objective import PolicyObjective
 from rl.rollout import Answers, Measured, Question, Rollout, RolloutEngine
 
@@ -152,12 +152,12 @@ class RLBatches:
 
     def _experience(self) -> Experience:
         """The next rollout and what it earned."""
+        scorer, progress = self.engine.scorer, self.iteration / max(1, self.cfg.rollouts - 1)
+        weights = self.cfg.column_weights(scorer.weights, progress)
         seconds: dict[str, float] = {}
         measured = self._collect(self._questions(), "", seconds)
         for refill in range(self.cfg.refills):
-            measured = self._refilled(measured, refill, seconds)
-        scorer, progress = self.engine.scorer, self.iteration / max(1, self.cfg.rollouts - 1)
-        weights = self.cfg.column_weights(scorer.weights, progress)
+            measured = self._refilled(measured, refill, weights, seconds)
         found = experience(Rollout.of(measured, seconds), self.cfg, self.controls, scorer.columns, weights)
         check_numbers(found, self.iteration + 1, self.engine.model)
         return found
@@ -166,9 +166,12 @@ class RLBatches:
         generators = [self._generator(f"sample {purpose}", i) for i in range(len(questions))]
         return self.engine.collect(questions, self.cfg.samples, generators, seconds)
 
-    def _refilled(self, measured: list[Measured], refill: int, seconds: dict[str, float]) -> list[Measured]:
+    def _refilled(
+        self, measured: list[Measured], refill: int, weights: Mapping[str, float], seconds: dict[str, float]
+    ) -> list[Measured]:
         """Groups of equal scores teach nothing: others' in their place."""
-        equal = [bool(constant_groups(m.scores.sum(1), group_size=self.cfg.samples)) for m in measured]
+        scores = [weighted(m.scores, self.engine.scorer.columns, weights) for m in measured]
+        equal = [bool(constant_groups(s, group_size=self.cfg.samples)) for s in scores]
         if not any(equal):
             return measured
         chosen = torch.randint(len(self.pool), (sum(equal),), generator=self._generator(f"refill {refill}"))

@@ -6,7 +6,7 @@ R = responses of a rollout, those to one prompt in a row; T = its longest respon
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -17,8 +17,8 @@ from models.chat import Prompt
 from models.errors import HHHError, NumericsError
 from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree, collate_rankings, within
-from models.logprobs import per_response, token_logprobs
-from rl.actor_critic import ActorCritic
+from models.partitioned import whole
+from rl.actor_critic import END_VALUES, POLICY, REFERENCE, ActorCritic, Reading
 from rl.samplers import Sampler
 
 Item, Found = TypeVar("Item"), TypeVar("Found")
@@ -52,7 +52,7 @@ class Scorer(Protocol):
     weights: Mapping[str, float]  # what each column counts in the score, unless the options of RL say otherwise
 
     def __call__(self, answers: Sequence[Answers]) -> Tensor:
-        """(responses in order, columns)."""
+        """(responses in order, columns). Every process must call it, one without answers too."""
 
 
 @dataclass(frozen=True)
@@ -134,75 +134,71 @@ class RolloutEngine:
     ranks: Ranks
     bf16: bool = False  # the precision of the training
 
-    def generate(self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator]) -> list[Answers]:
-        """`n` responses a prompt, at the engine's temperature. generators: one a prompt."""
-        samples = self.sampler.generate(self.model.policy, [question.ids for question in questions], n, generators)
-        return [Answers(q, samples[i * n : (i + 1) * n]) for i, q in enumerate(questions)]
+    def answer(self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator]) -> list[Answers]:
+        """`n` responses a prompt, at the engine's temperature, each process its part. generators: one a prompt."""
 
-    @torch.no_grad()
-    def collect(
-        self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator], seconds: dict[str, float]
-    ) -> list[Measured]:
-        """Sample, score, and evaluate, each process its part. seconds: where what it took is added."""
-
-        def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[Measured]:
-            clock = _Clock(seconds)
-            answers = self.generate([question for question, _ in part], n, [generator for _, generator in part])
-            if not answers:  # fewer prompts than processes; all must take part in what the sampler does
-                return []
-            clock.lap("rollout")
-            scores = judged(self.scorer, answers).split(n)
-            clock.lap("scoring")
-            evaluated = self._in_parts(answers, self._evaluate)
-            clock.lap("evaluation")
-            for a, (tokens, _) in zip(answers, evaluated, strict=True):
-                tokens["sampler_logprobs"] = torch.tensor([x for s in a.samples for x in s.logprobs])
-            return [Measured(a, s, *e) for a, s, e in zip(answers, scores, evaluated, strict=True)]
+        def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[Answers]:
+            asked, own = [question for question, _ in part], [generator for _, generator in part]
+            samples = self.sampler.generate(self.model.policy, [question.ids for question in asked], n, own)
+            return [Answers(q, samples[i * n : (i + 1) * n]) for i, q in enumerate(asked)]
 
         return self.ranks.spread(list(zip(questions, generators, strict=True)), work)
 
-    @torch.no_grad()
+    def judge(self, scorer: Scorer, answers: Sequence[Answers]) -> list[Tensor]:
+        """Scores (G, columns) of the responses to each prompt, each process its part."""
+
+        def work(part: Sequence[Answers]) -> list[Tensor]:
+            return list(judged(scorer, part).split([len(a.samples) for a in part]))
+
+        return self.ranks.spread(answers, work)
+
+    def collect(
+        self, questions: Sequence[Question], n: int, generators: Sequence[torch.Generator], seconds: dict[str, float]
+    ) -> list[Measured]:
+        """Sample, score, and evaluate. seconds: where what it took is added."""
+        clock = _Clock(seconds)
+        answers = self.answer(questions, n, generators)
+        clock.lap("rollout")
+        scores = self.judge(self.scorer, answers)
+        clock.lap("scoring")
+        read = self._read(answers, self.model.readings(self.temperature))
+        clock.lap("evaluation")
+        ends = [columns.pop(END_VALUES, None) for columns in read]
+        for a, columns in zip(answers, read, strict=True):
+            columns["sampler_logprobs"] = torch.tensor([x for s in a.samples for x in s.logprobs])
+        return [Measured(*found) for found in zip(answers, scores, read, ends, strict=True)]
+
     def drift(self, answers: Sequence[Answers]) -> list[Tensor]:
         """Log-ratio of policy and reference of each response, (G,) a prompt: its mean over own samples estimates the
         KL."""
+        readings = self.model.readings(self.temperature)
+        read = self._read(answers, {name: readings[name] for name in (POLICY, REFERENCE)})
+        ratios = [columns["logprobs"] - columns["ref_logprobs"] for columns in read]
+        lengths = [[len(s.ids) for s in a.samples] for a in answers]
+        return [torch.stack([r.sum() for r in ratio.split(n)]) for ratio, n in zip(ratios, lengths, strict=True)]
 
-        def of(batch: Batch) -> Tensor:
-            ours = token_logprobs(self.model.policy, batch, temperature=self.temperature).logprobs
-            return per_response(ours - self.model.reference_logprobs(batch, self.temperature), batch).cpu()
-
-        return self._in_parts(
-            answers, lambda trees, batch: list(of(batch).split([len(tree.responses) for tree in trees]))
-        )
-
-    def _in_parts(
-        self, answers: Sequence[Answers], work: Callable[[Sequence[Tree], Batch], list[Found]]
-    ) -> list[Found]:
-        """`work` on as many trees at once as memory is meant for; one result a tree, in their order."""
-        self.model.eval()
+    def _read(self, answers: Sequence[Answers], readings: Mapping[str, Reading]) -> list[dict[str, Tensor]]:
+        """What the models say of the responses to each prompt, each process its part; one model's weights are whole at
+        a time."""
         trees = [a.tree for a in answers]
-        found: dict[int, Found] = {}
-        device = self.model.policy.device
-        for rows in within(EVALUATED, [tree.n_tokens for tree in trees]):
-            part = [trees[i] for i in rows]
-            batch = on_device(collate_rankings(part, self.layout), device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                found.update(zip(rows, work(part, batch), strict=True))
-        return [found[i] for i in range(len(trees))]
+        return self.ranks.spread(trees, lambda part: self._columns(part, readings.values()))
 
-    def _evaluate(self, trees: Sequence[Tree], batch: Batch) -> list[tuple[dict[str, Tensor], Tensor | None]]:
-        found, values = self.model.evaluate(batch, self.temperature)
-        tokens = {
-            "logprobs": found.logprobs,
-            "ref_logprobs": self.model.reference_logprobs(batch, self.temperature),
-            "entropy": found.entropy,
-        }
-        ends: Sequence[Tensor | None] = [None] * len(trees)
-        if values is not None:
-            tokens["values"] = values[: len(batch["source"])]
-            ends = values[len(batch["source"]) :].cpu().split([len(tree.responses) for tree in trees])
-        sizes = [tree.n_targets for tree in trees]
-        columns = {name: value.cpu().split(sizes) for name, value in tokens.items()}
-        return [({name: column[i] for name, column in columns.items()}, ends[i]) for i in range(len(trees))]
+    @torch.no_grad()
+    def _columns(self, trees: Sequence[Tree], readings: Iterable[Reading]) -> list[dict[str, Tensor]]:
+        """The columns of each tree, on the CPU; as many trees at once as memory is meant for."""
+        self.model.eval()
+        device = self.model.policy.device
+        parts = list(within(EVALUATED, [tree.n_tokens for tree in trees]))
+        batches = [on_device(collate_rankings([trees[i] for i in rows], self.layout), device) for rows in parts]
+        found: list[dict[str, Tensor]] = [{} for _ in trees]
+        for reading in readings:
+            with whole(*reading.models), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                for rows, batch in zip(parts, batches, strict=True):
+                    for name, values in reading.of(batch).items():
+                        sizes = [len(trees[i].responses) if name == END_VALUES else trees[i].n_targets for i in rows]
+                        for i, own in zip(rows, values.cpu().split(sizes), strict=True):
+                            found[i][name] = own
+        return found
 
 
 def judged(scorer: Scorer, answers: Sequence[Answers]) -> Tensor:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from models.errors import ConfigError
+from models.errors import ConfigError, check_choice
 from models.generation import Sample, sample
 from models.http import Limits, check_address, secret
 from models.options import RUNTIME
+from models.partitioned import whole
 from rl.mismatch import CORRECTIONS
 
 ENGINES = ("hf", "vllm")
-IN_USE = "rollout"  # stands for a module that still needs a weight
 
 
 @dataclass
@@ -38,8 +36,8 @@ class SamplerConfig:
     limits: Limits = field(default_factory=Limits, metadata=RUNTIME)
 
     def __post_init__(self) -> None:
-        _one_of("engine", self.engine, ENGINES)
-        _one_of("correction", self.correction, (None, *CORRECTIONS))
+        check_choice("rl.sampler.engine", self.engine, ENGINES)
+        check_choice("rl.sampler.correction", self.correction, (None, *CORRECTIONS))
         if self.cap < 1:
             raise ConfigError(f"rl.sampler.cap={self.cap}: expected at least 1")
         if not 0 < self.memory < 1:
@@ -98,7 +96,7 @@ class HFSampler:
     def generate(
         self, policy: PreTrainedModel, prompts: Sequence[list[int]], n: int, generators: Sequence[torch.Generator]
     ) -> list[Sample]:
-        with gathered_weights(policy):
+        with whole(policy):  # not token by token
             return sample(
                 policy,
                 prompts,
@@ -109,31 +107,3 @@ class HFSampler:
                 generator=generators,
                 batch_size=self.batch_size,
             )
-
-
-@contextmanager
-def gathered_weights(model: nn.Module) -> Iterator[None]:
-    """The weights that ZeRO-3 has partitioned, whole on every process for as long as the block lasts.
-
-    Its hooks would give each weight back after the forward that used it, and so gather it again with every token.
-    """
-    partitioned = [weight for weight in model.parameters() if hasattr(weight, "ds_id")]
-    if not partitioned:
-        yield
-        return
-    import deepspeed  # noqa: PLC0415  seconds, and only where it is in use
-
-    with deepspeed.zero.GatheredParameters(partitioned):
-        for weight in partitioned:
-            weight.ds_active_sub_modules.add(IN_USE)
-        try:
-            yield
-        finally:
-            for weight in partitioned:
-                weight.ds_active_sub_modules.discard(IN_USE)
-
-
-def _one_of(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
-    if value not in allowed:
-        listed = ", ".join("null" if choice is None else choice for choice in allowed)
-        raise ConfigError(f"rl.sampler.{name}={value}: expected one of {listed}")

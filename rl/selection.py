@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.errors import NumericsError
 from models.finite import first_bad_weight
 from models.generation import Sample
+from models.partitioned import whole
 from rl.config import RLConfig
-from rl.rollout import Answers, Question, RolloutEngine, Scorer, judged
+from rl.experience import weighted
+from rl.rollout import Question, RolloutEngine, Scorer
+
+BEST = "best.safetensors"
 
 
 class Selection:
@@ -56,8 +60,7 @@ class Selection:
             within = (budget is None or found["kl"] <= budget) and found.get("cost", -math.inf) <= self._limit()
             if within and (self.best is None or found["referee"] > self.best["referee"]):
                 self.best = found
-                if self.engine.ranks.rank == 0:
-                    save_model(self.policy, str(self.folder / "best.safetensors"))
+                self._keep()
         if over:
             return f"its KL of {rollout_kl:.2f} is above rl.kl.budget={budget:g}"
         return f"no better referee in rl.patience={self.cfg.patience} looks" if self._tired() else None
@@ -67,14 +70,21 @@ class Selection:
         if self.best is None:
             why = "no look was within the KL budget and the constraint" if self.looks else "no prompts are held out"
             return f"kept the last policy: {why}"
-        # With an adapter what is frozen is not in the file.
-        load_model(self.policy, str(self.folder / "best.safetensors"), strict=False)
+        with whole(self.policy, writing=True):  # with an adapter what is frozen is not in the file
+            self.policy.load_state_dict(load_file(self.folder / BEST), strict=False)
         referee, kl = self.best["referee"], self.best["kl"]
         return f"kept the policy after rollout {self.best['iteration']}: referee {referee:.3f}, KL {kl:.2f}"
 
+    def _keep(self) -> None:
+        """The weights as they are, in the file of the best."""
+        with whole(self.policy):
+            if self.engine.ranks.rank == 0:  # copies, for DeepSpeed lays weights in one piece of memory
+                state = {k: x.to("cpu", copy=True).contiguous() for k, x in self.policy.state_dict().items()}
+                save_file(state, self.folder / BEST)
+
     def forget_best(self) -> None:
         """Its file has done its work."""
-        (self.folder / "best.safetensors").unlink(missing_ok=True)
+        (self.folder / BEST).unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"looks": self.looks, "best": self.best}
@@ -92,16 +102,10 @@ class Selection:
 
     @torch.no_grad()
     def _measure(self, iteration: int, generators: Sequence[torch.Generator]) -> dict[str, float]:
-        def work(part: Sequence[tuple[Question, torch.Generator]]) -> list[tuple[Answers, Tensor, tuple[Tensor, ...]]]:
-            answers = self.engine.generate([question for question, _ in part], 1, [g for _, g in part])
-            scores = [judged(judge, answers) for judge in self.judges.values()]
-            return list(zip(answers, self.engine.drift(answers), zip(*scores, strict=True), strict=True))
-
-        seen = self.engine.ranks.spread(list(zip(self.questions, generators, strict=True)), work)
-        answers, kl, scores = zip(*seen, strict=True)
-        by_judge = dict(zip(self.judges, map(torch.stack, zip(*scores, strict=True)), strict=True))
+        answers = self.engine.answer(self.questions, 1, generators)
+        by_judge = {name: torch.cat(self.engine.judge(judge, answers)) for name, judge in self.judges.items()}
         samples = [sample for a in answers for sample in a.samples]
-        found = {"iteration": iteration, "kl": self._kl(iteration, torch.cat(kl))}
+        found = {"iteration": iteration, "kl": self._kl(iteration, torch.cat(self.engine.drift(answers)))}
         overall = {name: self._overall(self.judges[name], by_judge[name]) for name in self.judges}
         for name, values in overall.items():
             found[name] = float(values.mean())
@@ -127,7 +131,7 @@ class Selection:
     def _overall(self, judge: Scorer, scores: Tensor) -> Tensor:
         """What each answer scores, all columns together."""
         weights = self.cfg.column_weights(judge.weights, progress=1.0)
-        return scores @ torch.tensor([weights[name] for name in judge.columns])
+        return weighted(scores, judge.columns, weights)
 
     def _write(self, found: dict[str, float], samples: Sequence[Sample], scores: dict[str, list[float]]) -> None:
         (self.folder / "looks").mkdir(exist_ok=True)

@@ -23,7 +23,8 @@ from models.adapters import ROWS
 from models.errors import ConfigError, Unavailable
 from models.generation import Sample
 from models.http import NoAnswer, Service, secret
-from rl.samplers import SamplerConfig, Sampling, gathered_weights
+from models.partitioned import whole
+from rl.samplers import SamplerConfig, Sampling
 
 AS_ADAPTER, AS_WEIGHTS = ("lora", "rslora"), ("full", "freeze")  # methods that vLLM can follow
 
@@ -66,7 +67,7 @@ class VLLMSampler(ABC):
         before, number = self.weights, 1 if self.weights is None else self.weights.number + 1
         weights = Weights(self.folder / f"policy-{number}", number, _method(policy) in AS_ADAPTER)
         alone = not dist.is_initialized()
-        with gathered_weights(policy):
+        with whole(policy):
             if alone or dist.get_rank() == 0:
                 _write(policy, weights)
                 self._load(policy, weights, before)

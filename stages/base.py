@@ -14,6 +14,7 @@ from instruct.readers import InstructionData
 from instruct.sources import documents, held_out_documents
 from instruct.supervised import SupervisedRows, document_trees, supervised
 from models.layout import LayoutConfig
+from models.options import RUNTIME
 from models.scratch import Architecture, make_model, make_tokenizer
 from train.artifact import Artifact
 from train.batches import ShuffledBatches
@@ -33,7 +34,7 @@ class BaseStage(StageConfig):
     architecture: Architecture = field(default_factory=Architecture)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
 
 
 def run(cfg: BaseStage) -> Artifact:
@@ -44,7 +45,8 @@ def run(cfg: BaseStage) -> Artifact:
         text, held = documents(cfg.data), held_out_documents(cfg.data)
         tokenizer = make_tokenizer(text, cfg.architecture.vocabulary)
         model = make_model(cfg.architecture, tokenizer)
-        run.say(f"{len(text)} documents, {len(tokenizer)} tokens of vocabulary, {model.num_parameters():,} parameters")
+        n_parameters = model.num_parameters()
+        run.say(f"{len(text)} documents, {len(tokenizer)} tokens of vocabulary, {n_parameters:,} parameters")
         rows = SupervisedRows(document_trees(text, tokenizer), cfg.layout, cfg.architecture.positions)
         batches = ShuffledBatches(
             rows, run.share(cfg.trainer), steps=cfg.trainer.steps(len(rows)), seed=cfg.seed, shuffle=cfg.trainer.shuffle
@@ -54,7 +56,7 @@ def run(cfg: BaseStage) -> Artifact:
             held_rows = SupervisedRows(document_trees(held, tokenizer), cfg.layout, cfg.architecture.positions)
             measure = partial(held_out, model, held_rows, supervised)
         found = run.train(model, batches, supervised, cfg.trainer, measure=measure)
-        metrics: dict[str, float] = {"parameters": model.num_parameters(), "documents": len(rows), **found}
+        metrics: dict[str, float] = {"parameters": n_parameters, "documents": len(rows), **found}
         if held:
             metrics["perplexity"] = math.exp(metrics["eval_nll"])
         return run.seal("policy", model=model, tokenizer=tokenizer, metrics=metrics)

@@ -63,7 +63,7 @@ class DPOStage(StageConfig):
     loss: PreferenceLoss = field(default_factory=PreferenceLoss)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
     engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration
     reference_cache: str | None = field(
         default=None, metadata=RUNTIME

@@ -13,6 +13,7 @@ from models.chat import ChatFormat, Prompt
 from models.errors import Origin
 from models.generation import end_tokens
 from models.layout import Batch, LayoutConfig
+from models.partitioned import whole
 from models.scorer import score_trees
 from reward.rankings import Ranking, write_rankings
 from reward.sampling import SAMPLED
@@ -79,14 +80,15 @@ class OnlineRounds:
             model.to(self.policy.device)  # which the trainer moved to where it trains
         n = self.cfg.prompts
         asked = [self.prompts[i] for i in self.order[(number - 1) * n : number * n]]
-        ranked = ranked_samples(
-            self.policy,
-            [self.chat.prompt(prompt) for prompt in asked],
-            lambda trees: score_trees(self.scorer, trees, self.layout),
-            self.cfg,
-            self.ends,
-            self.run.generator(f"samples of round {number}"),
-        )
+        with whole(self.policy):
+            ranked = ranked_samples(
+                self.policy,
+                [self.chat.prompt(prompt) for prompt in asked],
+                lambda trees: score_trees(self.scorer, trees, self.layout),
+                self.cfg,
+                self.ends,
+                self.run.generator(f"samples of round {number}"),
+            )
         self.tell(number, asked, ranked)
         rows = self.rows(ranked)
         if self.loss.has_reference:

@@ -7,10 +7,11 @@ python -m stages.ppo rl.algorithm=grpo rl.samples=8 model.path=... reward.path=.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from instruct.prompts import Asked, PromptData
@@ -23,7 +24,8 @@ from models.errors import ConfigError
 from models.generation import Sample, end_tokens
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
-from models.options import INPUT
+from models.options import INPUT, RUNTIME
+from models.partitioned import partition
 from models.sharing import voices_of
 from models.voices import Voices
 from reward.sources import RewardSources
@@ -62,7 +64,22 @@ class PPOStage(StageConfig):
     rl: RLConfig = field(default_factory=RLConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rl.ptx_coef:
+            return
+        if self.ptx is None:
+            raise ConfigError(
+                "rl.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0"
+            )
+        parts, partitioned = world_size() * self.trainer.accumulation, self.deepspeed.stage == 3 and world_size() > 1
+        if partitioned and self.rl.ptx_batch_size < parts:
+            raise ConfigError(
+                f"rl.ptx_batch_size={self.rl.ptx_batch_size}: deepspeed=zero3 takes text in every micro-batch of every "
+                f"process, expected at least processes × trainer.accumulation = {parts}; or use deepspeed=zero2"
+            )
 
 
 def run(cfg: PPOStage) -> Artifact:
@@ -70,33 +87,20 @@ def run(cfg: PPOStage) -> Artifact:
     with Run(cfg, stage="ppo") as run:
         if run.sealed:
             return run.sealed
-        folder = run.input(cfg.model.path, "policy")
+        folder, frozen = run.input(cfg.model.path, "policy"), freezing(cfg.deepspeed)
         policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
-        chat, room = ChatFormat(tokenizer), (cfg.layout.max_length or max_positions(policy)) - cfg.rl.max_new_tokens
-        voices = voices_of(policy, folder)
-        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices)
+        chat, voices = ChatFormat(tokenizer), voices_of(policy, folder)
+        reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices, frozen)
         check_constraint(cfg.rl, reward.columns)
         critic = starting_critic(cfg.rl, reward, policy, voices, lambda: load_policy(folder, cfg.model)[0], run.say)
-        model = ActorCritic(policy, voices or freeze(load_policy(folder, cfg.model)[0]), critic)
+        model = ActorCritic(policy, voices or frozen(load_policy(folder, cfg.model)[0]), critic)
         engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward, run.folder)
-        data = questions(cfg.data)
-        train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
-        run.say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-        judge = referee(cfg, run, tokenizer, reward, voices)
-
-        def text(sample: Sample) -> str:
-            return chat.text(sample.ids)
-
-        gold = world_gold(cfg.data.seed, held, text) if cfg.data.path == WORLD else None
-        selection = Selection(run.folder, engine, held, judge, cfg.rl, text=text, gold=gold)
+        train, held = prompts(cfg, chat, max_positions(policy), run.say)
+        judge = referee(cfg, run, tokenizer, reward, voices, frozen)
+        selection = selecting(cfg, run.folder, engine, held, judge, chat)
         objective = PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3)
         controls = Controls.of(cfg.rl)
-        log = RolloutLog(run, cfg.rl, controls, reward.columns, selection, text)
-
-        def look(iteration: int, kl: float) -> str | None:
-            generators = [run.generator(f"look {iteration} {question.number}") for question in held]
-            return selection.look(iteration, kl, generators)
-
+        log = RolloutLog(run, cfg.rl, controls, reward.columns, selection)
         batches = RLBatches(
             engine=engine,
             pool=train,
@@ -106,16 +110,10 @@ def run(cfg: PPOStage) -> Artifact:
             minibatches=Minibatches(cfg.trainer.batch_size, cfg.trainer.accumulation),
             seed=cfg.seed,
             ptx=pretraining_rows(cfg, tokenizer),
-            after_update=lambda found: log.finished(found, look),
+            after_update=log.finished,
         )
-        run.state |= {"rl": batches.state_dict, "selection": selection.state_dict, "alerts": log.alerts.state_dict}
-        run.files["experience.pt"] = batches.write
-        if restored := run.restored_state():
-            batches.load_state_dict(restored["rl"], run.restored_file("experience.pt"))
-            selection.load_state_dict(restored["selection"])
-            log.alerts.load_state_dict(restored["alerts"])
-        else:
-            log.start(look)
+        if not gone_on(run, batches, selection, log):
+            log.start()
         rates = dict.fromkeys(OF_CRITIC, cfg.rl.critic_learning_rate)
         run.train(model, batches, objective, cfg.trainer, rates=rates, pace=Pace(after_step=batches.after_step))
         run.say(selection.restore_best())
@@ -126,14 +124,60 @@ def run(cfg: PPOStage) -> Artifact:
         return sealed
 
 
+def gone_on(run: Run, batches: RLBatches, selection: Selection, log: RolloutLog) -> bool:
+    """Let checkpoints hold what the loop remembers, and take it from the one that is there. False where none is."""
+    run.state |= {"rl": batches.state_dict, "selection": selection.state_dict, "alerts": log.alerts.state_dict}
+    run.files["experience.pt"] = batches.write
+    restored = run.restored_state()
+    if restored:
+        batches.load_state_dict(restored["rl"], run.restored_file("experience.pt"))
+        selection.load_state_dict(restored["selection"])
+        log.alerts.load_state_dict(restored["alerts"])
+    return bool(restored)
+
+
+def freezing(sharding: Sharding) -> Callable[[nn.Module], nn.Module]:
+    """How models that only answer are kept: under ZeRO-3 each process has its part of their weights, too."""
+    if sharding.stage != 3 or world_size() == 1:
+        return freeze
+    return lambda model: partition(freeze(model))
+
+
+def prompts(
+    cfg: PPOStage, chat: ChatFormat, positions: int, say: Callable[[str], object]
+) -> tuple[list[Question], list[Question]]:
+    """For rollouts, and held out, where a response has room beside them."""
+    data, room = questions(cfg.data), (cfg.layout.max_length or positions) - cfg.rl.max_new_tokens
+    train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
+    say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
+    return train, held
+
+
+def selecting(
+    cfg: PPOStage, folder: Path, engine: RolloutEngine, held: Sequence[Question], judge: Scorer, chat: ChatFormat
+) -> Selection:
+    """What looks at held-out prompts, in the embedded world by the truth, too."""
+
+    def text(sample: Sample) -> str:
+        return chat.text(sample.ids)
+
+    gold = world_gold(cfg.data.seed, held, text) if cfg.data.path == WORLD else None
+    return Selection(folder, engine, held, judge, cfg.rl, text=text, gold=gold)
+
+
 def referee(
-    cfg: PPOStage, run: Run, tokenizer: PreTrainedTokenizerBase, reward: RewardTerms, voices: Voices | None
+    cfg: PPOStage,
+    run: Run,
+    tokenizer: PreTrainedTokenizerBase,
+    reward: RewardTerms,
+    voices: Voices | None,
+    frozen: Callable[[nn.Module], nn.Module],
 ) -> RewardTerms:
     """What picks the checkpoint: a reward model of other data where there is one."""
     if cfg.referee is None:
         run.say("no referee=: the reward that the policy learns from picks the checkpoint, too")
         return reward
-    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say, voices)
+    return reward_terms(cfg.reward.but_path(cfg.referee), tokenizer, cfg.layout, run.say, voices, frozen)
 
 
 def check_constraint(cfg: RLConfig, columns: Sequence[str]) -> None:
@@ -163,10 +207,8 @@ def fitting(asked: Sequence[Asked], chat: ChatFormat, room: int) -> list[Questio
 
 def pretraining_rows(cfg: PPOStage, tokenizer: PreTrainedTokenizerBase) -> SupervisedRows | None:
     """Documents for PTX, where it has a weight."""
-    if cfg.rl.ptx_coef == 0:
+    if not cfg.rl.ptx_coef:
         return None
-    if cfg.ptx is None:
-        raise ConfigError("rl.ptx_coef is above 0 but ptx names no text; say data@ptx=text ptx.path=..., or ptx_coef=0")
     return SupervisedRows(document_trees(replay(cfg.ptx), tokenizer), cfg.layout, cfg.layout.max_length or 512)
 
 

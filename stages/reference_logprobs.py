@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models.layout import Tree
 from rl.reference import response_logprobs
 from train.digests import code_digest, digest
-from train.processes import rank
+from train.processes import from_main, gathered, rank, world_size
 from train.run import Run
 
 NAME = "logprobs"
@@ -42,20 +42,27 @@ class ReferenceLogprobs:
         key |= {"rows": digest([[tree.prompt, tree.responses] for tree in trees])}
         path = self.folder / f"{digest(key)[:16]}.safetensors"
         sizes = [len(tree.responses) for tree in trees]
-        found = read(path, key, sum(sizes)) if path.exists() else None
+        found = from_main(read(path, key, sum(sizes)) if rank() == 0 and path.exists() else None)
         if found is not None:
             self.run.say(f"reference log-probs: read from {path}")
             return list(found.split(sizes))
-        if path.exists():
+        if rank() == 0 and path.exists():
             self.run.say(f"reference log-probs: {path} is damaged or of something else, computed anew")
         start = time.perf_counter()
-        computed = response_logprobs(self.model(), trees, self.bin_tokens, bf16=self.bf16)
+        computed = self._computed(trees)
         spent = self.run.training.get("reference_seconds", 0.0) + time.perf_counter() - start
         self.run.training["reference_seconds"] = round(spent, 3)
         if rank() == 0:
             write(path, key, torch.cat(computed))
             self.run.say(f"reference log-probs: of {sum(sizes)} responses, kept in {path}")
         return computed
+
+    def _computed(self, trees: Sequence[Tree], batch_size: int = 16) -> list[Tensor]:
+        """Each process asks about its share of the batches."""
+        batches = [trees[first : first + batch_size] for first in range(0, len(trees), batch_size)]
+        model, own = self.model(), batches[rank() :: world_size()]
+        shares = gathered([response_logprobs(model, batch, self.bin_tokens, bf16=self.bf16) for batch in own])
+        return [sums for i in range(len(batches)) for sums in shares[i % world_size()][i // world_size()]]
 
 
 def write(path: Path, key: dict[str, Any], logprobs: Tensor) -> None:

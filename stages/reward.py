@@ -19,6 +19,7 @@ from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, load_tokenizer, max_positions
 from models.options import RUNTIME
+from models.partitioned import whole
 from models.scorer import AXES, reward_model_from, without_length
 from reward.assessment import scored_pairs
 from reward.calibration import affine_stats, length_slope
@@ -51,7 +52,7 @@ class RewardStage(StageConfig):
     loss: RewardLoss = field(default_factory=RewardLoss)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
     length_control: bool = False  # scores are less what length explains at equal labels, fitted on training rankings
     engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration, on pairs of one axis
 
@@ -82,7 +83,8 @@ def run(cfg: RewardStage) -> Artifact:
         run.write("held_out.jsonl", lambda path: write_rankings(path, held))
         rows = RankingRows(train, chat, cfg.layout, length, cfg.loss)
         held_rows = RankingRows(held, chat, cfg.layout, length, cfg.loss) if held else None
-        objective, found = RankingObjective(cfg.loss), {}
+        objective = RankingObjective(cfg.loss)
+        found: dict[str, object] = {}
         new_tokens = range(len(load_tokenizer(folder, cfg.model)), len(tokenizer))  # of chat, where the base has none
         model = reward_model_from(policy, tokenizer, run.generator("head"))
         model = adapt(model, cfg.adapter, new_tokens, base=folder)
@@ -94,13 +96,13 @@ def run(cfg: RewardStage) -> Artifact:
             engine.reward(model, rows.labels_of_one_judge(), center=cfg.loss.center)
         else:
             measure = partial(held_out, model, held_rows, objective) if held_rows and cfg.trainer.eval_every else None
-            found = run.train(model, batches, objective, cfg.trainer, measure=measure)
-        for axis in normalise(model, rows, length_control=cfg.length_control):
-            run.say(f"{axis}: all reference completions score the same; its scores say nothing")
+            found |= run.train(model, batches, objective, cfg.trainer, measure=measure)
+        with whole(model):
+            for axis in normalise(model, rows, length_control=cfg.length_control):
+                run.say(f"{axis}: all reference completions score the same; its scores say nothing")
+            found |= measured(model, held_rows, chat, run) if held_rows else {}
         dropped = {"rankings_dropped": rows.n_dropped, "rankings_cut_alike": rows.n_alike}
-        metrics: dict[str, object] = {"rankings": len(rows), **dropped, **found}
-        if held_rows:
-            metrics |= measured(model, held_rows, chat, run)
+        metrics = {"rankings": len(rows), **dropped, **found}
         return run.seal("reward", model=model, tokenizer=tokenizer, metrics=metrics, facts=facts)
 
 

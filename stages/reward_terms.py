@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.chat import ChatFormat
@@ -18,6 +18,7 @@ from models.errors import ArtifactError, ConfigError, NumericsError
 from models.http import shown
 from models.layout import LayoutConfig, Tree
 from models.loading import load_scorer, tokenizer_digest
+from models.partitioned import whole
 from models.sharing import SharedScorer
 from models.voices import Voices
 from reward.ensemble import MembersConfig, Replies, combined
@@ -26,7 +27,7 @@ from reward.members import Member
 from reward.remote_source import RemoteSource
 from reward.responses import Response
 from reward.sources import LearnedReward, RewardSources, RewardTerm
-from rl.rollout import Answers
+from rl.rollout import Answers, freeze
 from stages.reward_models import load_any_classifier, load_on_policy
 from train.artifact import model_folder
 
@@ -46,6 +47,7 @@ class Term:
     option: str
     columns: Mapping[str, float]
     score: Callable[[Groups], Tensor]  # (R, its columns)
+    models: Sequence[nn.Module] = ()  # whose weights that takes
 
 
 class RewardTerms:
@@ -63,6 +65,11 @@ class RewardTerms:
         self.columns = tuple(self.weights)
 
     def __call__(self, answers: Sequence[Answers]) -> Tensor:
+        # All weights at once: between two terms a fault of this process alone would leave the others waiting.
+        with whole(*(model for term in self.terms for model in term.models)):
+            return self._scores(answers) if answers else torch.zeros(0, len(self.columns))
+
+    def _scores(self, answers: Sequence[Answers]) -> Tensor:
         groups, scores = self._groups(answers), []
         for term in self.terms:
             scores.append(term.score(groups))
@@ -88,15 +95,21 @@ def reward_terms(
     layout: LayoutConfig,
     say: Callable[[str], object],
     voices: Voices | None = None,
+    frozen: Callable[[nn.Module], nn.Module] = freeze,
 ) -> RewardTerms:
     """Every source that a configuration names, for a policy with this tokenizer. What needs no model comes first, so
-    that its faults are told before models are loaded. voices: the policy's, whose weights reward models may share."""
+    that its faults are told before models are loaded.
+
+    voices: the policy's, whose weights reward models may share. frozen: how the others keep theirs.
+    """
     chat, digest = ChatFormat(tokenizer), tokenizer_digest(tokenizer)
 
     def load(path: str, own: LearnedReward, option: str) -> Member:
         shared = load_on_policy(path, own, layout, voices, say) if voices is not None else None
         model = shared or load_any_classifier(path, own, layout, own.reads)
         member = Member(model, own.label, digest, option)
+        if shared is None:
+            frozen(model.model)
         say(f"{option}: {path} {member.manner}")
         return member
 
@@ -128,7 +141,7 @@ def main_term(members: Sequence[Member], cfg: MembersConfig) -> Term:
     axes = members[0].axes
     if any(member.axes != axes for member in members):
         raise ArtifactError(f"reward.models={cfg.models}: some score helpful, honest and harmless, others one thing")
-    return Term("reward", dict.fromkeys(axes, 1.0), by_members(members, cfg))
+    return Term("reward", dict.fromkeys(axes, 1.0), by_members(members, cfg), read_by(members))
 
 
 def model_term(name: str, cfg: RewardTerm, load: Load) -> Term:
@@ -137,7 +150,7 @@ def model_term(name: str, cfg: RewardTerm, load: Load) -> Term:
     member = load(cfg.path or "", cfg, option)
     if len(member.axes) > 1:
         raise ConfigError(f"{option}: scores {', '.join(member.axes)}; say which of them with {option}.label=...")
-    return Term(option, {name: cfg.weight}, by_members([member], MembersConfig()))
+    return Term(option, {name: cfg.weight}, by_members([member], MembersConfig()), read_by([member]))
 
 
 def plain_term(option: str, name: str, cfg: RewardTerm) -> Term:
@@ -159,6 +172,12 @@ def plain_term(option: str, name: str, cfg: RewardTerm) -> Term:
 
 def by_members(members: Sequence[Member], cfg: MembersConfig) -> Callable[[Groups], Tensor]:
     return lambda groups: combined(torch.stack([member(groups.trees, groups.texts) for member in members]), cfg)
+
+
+def read_by(members: Sequence[Member]) -> list[nn.Module]:
+    """The models whose weights members take: the policy's where they share them."""
+    models = [member.model.model for member in members]
+    return [model.voices.model if isinstance(model, SharedScorer) else model for model in models]
 
 
 def check_finite(term: Term, scores: Tensor, answers: Sequence[Answers]) -> None:

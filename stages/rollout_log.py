@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.generation import Sample
 from rl.alerts import Alerts
 from rl.config import RLConfig
 from rl.experience import Controls
@@ -31,19 +30,18 @@ class RolloutLog:
     controls: Controls
     columns: Sequence[str]
     selection: Selection
-    text: Callable[[Sample], str]
 
     def __post_init__(self) -> None:
         limit, kl = self.cfg.alerts.kl, self.cfg.kl
         self.alerts = Alerts(self.cfg.alerts, min(limit, 3 * kl.target) if kl.adaptive else limit)
 
-    def start(self, look: Callable[[int, float], str | None]) -> None:
+    def start(self) -> None:
         """The look at the policy as it is before any rollout."""
         self.run.begin_log()
-        look(0, 0.0)
+        self._look(0, 0.0)
         self._log_look(step=0)
 
-    def finished(self, found: Finished, look: Callable[[int, float], str | None]) -> bool:
+    def finished(self, found: Finished) -> bool:
         """Log a rollout, take the look that may be due, and tell whether the training is to stop."""
         i, n_looks = found.iteration, len(self.selection.looks)
         metrics = {**rollout_metrics(found.experience, self.controls, self.columns), **found.update}
@@ -53,8 +51,8 @@ class RolloutLog:
             f"length {metrics['response/length']:.1f}, ended {metrics['response/ended']:.0%}"
         )
         if rank() == 0 and (i == 1 or i % self.cfg.evaluate_every == 0 or i == self.cfg.rollouts):
-            self._keep(rollout_record(i, found.experience, self.columns, self.text), found.step)
-        why = look(i, metrics["objective/kl"])
+            self._keep(rollout_record(i, found.experience, self.columns, self.selection.text), found.step)
+        why = self._look(i, metrics["objective/kl"])
         if len(self.selection.looks) > n_looks:
             self._log_look(found.step)
         for alert in self.alerts.after_rollout(i, metrics, self.selection.looks):
@@ -66,6 +64,12 @@ class RolloutLog:
     def told(self) -> list[dict[str, Any]]:
         """The alerts, for the manifest."""
         return [alert._asdict() for alert in self.alerts.said]
+
+    def _look(self, iteration: int, kl: float) -> str | None:
+        generators = [
+            self.run.generator(f"look {iteration} {question.number}") for question in self.selection.questions
+        ]
+        return self.selection.look(iteration, kl, generators)
 
     def _log_look(self, step: int) -> None:
         if self.selection.looks:

@@ -29,6 +29,7 @@ from models.chat import ChatFormat
 from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, max_positions
+from models.options import RUNTIME
 from models.split import Stream
 from train.artifact import Artifact
 from train.batches import ShuffledBatches, StreamedBatches
@@ -54,7 +55,7 @@ class SFTStage(StageConfig):
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    deepspeed: Sharding = field(default_factory=Sharding)
+    deepspeed: Sharding = field(default_factory=Sharding, metadata=RUNTIME)
     engine: str = "ours"  # ours, or trl: TRL's trainer from the same configuration
 
     def __post_init__(self) -> None:

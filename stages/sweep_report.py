@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def write_sweep_report(
 ) -> Path:
     """Write report.html into the sweep's folder, and its table to the tracker as a run of its own."""
     result = sweep_result(folder, maximize, minimize)
-    tracker = open_tracker(tracking, folder, group=folder.name, stage="sweep", config={"points": len(result.points)})
+    about = {"maximize": list(result.maximize), "minimize": list(result.minimize), "points": len(result.points)}
+    tracker = open_tracker(tracking, folder, experiment=folder.name, stage="sweep", config=about)
     rows = [
         {
             "point": point.name,
@@ -29,9 +31,12 @@ def write_sweep_report(
         }
         for point in result.points
     ]
-    tracker.table("points", rows, step=0)
+    tracker.go_on_after(0)
+    tracker.table("points", rows, step=len(rows))
     chosen = result.chosen()
-    tracker.finish({"chosen": chosen.name, **{m: chosen.metrics[m] for m in result.objectives}} if chosen else {})
+    said = tracker.finish({metric: chosen.metrics[metric] for metric in result.objectives} if chosen else {})
+    for line in filter(None, (tracker.where, said)):
+        print(line, file=sys.stderr)
     return write_page(folder / "report.html", render_sweep(result))
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from models.chat import Message, Prompt
 from models.errors import ConfigError
 from models.layout import LayoutConfig
-from reward.ensemble import AxisWeights, EnsembleConfig, Replies
+from models.scorer import AxisWeights
+from reward.ensemble import EnsembleConfig, Replies
 from stages.reward_models import load_ensemble
 
 VARIABLE = "HHH_REWARD_MODELS"  # folders of reward models, separated as in PATH

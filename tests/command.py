@@ -69,9 +69,15 @@ class Ended:
         return lines[0].removeprefix("error: ")
 
 
-def stage(
-    name: str,
-    *options: str,
+def stage(name: str, *options: str, **how: Any) -> Ended:
+    """Run `python -m stages.<name> <options>`, as `program` does; without a tracker unless an option says otherwise."""
+    tracked = any(option.startswith("tracking") for option in options) or name in ("chat", "report")
+    return program(f"stages.{name}", *options, *([] if tracked else ["tracking=none"]), **how)
+
+
+def program(
+    module: str,
+    *arguments: str,
     cwd: Path,
     stdin: str = "",
     fault: str | None = None,
@@ -81,23 +87,21 @@ def stage(
     limit: float = 120.0,
     limits: dict[str, int] | None = None,
 ) -> Ended:
-    """Run `python -m stages.<name> <options>` in `cwd`; without a tracker unless an option says otherwise.
+    """Run `python -m <module> <arguments>` in `cwd`.
 
     fault: the place at which the process kills itself, as train.faults names it. limit: seconds, an error beyond.
     limits: what the system allows it, as resource.setrlimit names them; RLIMIT_AS beyond what it starts with.
     """
-    tracked = any(option.startswith("tracking") for option in options) or name in ("chat", "report")
-    arguments = [*options, *([] if tracked else ["tracking=none"])]
     planted = {"HHH_FAULT": fault} if fault else {}
     env = {**os.environ, **ENVIRONMENT, **planted, **(environment or {})}
     with tempfile.TemporaryDirectory() as folder:
         streams = {stream: str(Path(folder) / stream) for stream in ("stdin", "stdout", "stderr")}
         Path(streams["stdin"]).write_text(stdin, encoding="utf-8")
-        job = {"module": f"stages.{name}", "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
+        job = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": env, "limit": limit}
         job |= {"processes": processes, "port": free_port(), "limits": limits or {}}
         code = _started(job, streams) if fresh else _forked(job, streams)
         read = {s: Path(streams[s]).read_text(encoding="utf-8") for s in ("stdout", "stderr")}
-    assert code is not None, f"still running after {limit} s: {arguments}\n{read['stderr']}"
+    assert code is not None, f"still running after {limit} s: {module} {arguments}\n{read['stderr']}"
     return Ended(code, **read)
 
 

@@ -133,10 +133,28 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
 
 def test_no_more_logits_exist_at_once_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 40)
-    head, sizes = nn.Linear(4, 10), []
-    head.register_forward_hook(lambda _, __, output: sizes.append(output.numel()))
-    logprobs_from_hidden(torch.randn(9, 4), torch.zeros(9, dtype=torch.long), head)
+    sizes: list[int] = []
+
+    class Head(nn.Linear):
+        def forward(self, hidden: Tensor) -> Tensor:
+            sizes.append(len(hidden) * self.out_features)
+            return super().forward(hidden)
+
+    logprobs_from_hidden(torch.randn(9, 4), torch.zeros(9, dtype=torch.long), Head(4, 10))
     assert sizes == [40, 40, 10]
+
+
+@pytest.mark.parametrize("n_targets", [0, 1, 9])
+def test_the_output_layer_is_called_once_for_any_number_of_targets(
+    monkeypatch: pytest.MonkeyPatch, n_targets: int
+) -> None:
+    """Who gathers its weights around each call, as ZeRO-3 does, does so equally often on all processes."""
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 40)
+    head, calls = nn.Linear(4, 10), []
+    head.register_forward_hook(lambda *_: calls.append(1))
+    hidden = torch.randn(n_targets, 4, requires_grad=True)
+    logprobs_from_hidden(hidden, torch.zeros(n_targets, dtype=torch.long), head).logprobs.sum().backward()
+    assert len(calls) == 1 and head.weight.grad is not None
 
 
 def test_a_batch_without_targets_gives_no_values_and_keeps_the_graph(llama_folder: str) -> None:

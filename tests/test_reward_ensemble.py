@@ -15,8 +15,8 @@ from evals.discrimination import auroc
 from models.chat import ChatFormat, Message
 from models.errors import ArtifactError, ConfigError
 from models.layout import LayoutConfig
-from models.scorer import score_trees
-from reward.ensemble import AxisWeights, EnsembleConfig, Replies, RewardEnsemble, RewardModel
+from models.scorer import AxisWeights, score_trees
+from reward.ensemble import EnsembleConfig, Replies, RewardEnsemble, RewardModel
 from reward.margins import pair_margins
 
 Member = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -96,7 +96,7 @@ def test_members_with_other_axes_are_no_ensemble(members: list[Member]) -> None:
 @pytest.mark.parametrize("weights", [{"helpful": -1.0}, {"helpful": 0.0, "honest": 0.0, "harmless": 0.0}])
 def test_weights_that_weigh_nothing_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="weights"):
-        AxisWeights(**weights)
+        EnsembleConfig(weights=AxisWeights(**weights))
 
 
 @pytest.mark.parametrize("options", [{"combine": "median"}, {"uncertainty_coef": -0.1}])

@@ -246,7 +246,8 @@ def test_a_head_reads_the_states_that_predict(llama: Parts) -> None:
     alone = Critic(policy.base_model, model.critic)
     found = model(batch(), 1.0).values
     torch.testing.assert_close(found, alone(batch(), batch()["source"]))
-    torch.testing.assert_close(found, model.evaluate(batch(), 1.0)[1][: len(found)])
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.readings(1.0)["policy"].of(batch())["values"])
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from models.errors import ConfigError, NumericsError
 from models.generation import Sample
 from models.layout import Batch, LayoutConfig, Tree
 from models.loading import ModelConfig, load_policy, tokenizer_digest
-from models.scorer import reward_model_from, score_trees
+from models.scorer import AxisWeights, reward_model_from, score_trees
 from reward.ensemble import MembersConfig, RewardModel
 from reward.members import Member
 from rl.actor_critic import ActorCritic, critic_from
 from rl.algorithms import ALGORITHMS
-from rl.config import AxisWeights, ConstraintConfig, FinalWeights, KLConfig, RLConfig, ScoreConfig
+from rl.config import ConstraintConfig, FinalWeights, KLConfig, RLConfig, ScoreConfig
 from rl.experience import Controls, Experience, experience
 from rl.loop import Minibatches, RLBatches
 from rl.mismatch import sampler_mismatch
@@ -283,6 +283,31 @@ def test_groups_of_equal_scores_are_replaced_so_many_times(
 ) -> None:
     parts = Parts(llama_folder, config(algorithm="grpo", refills=2), tmp_path)
     parts.engine.scorer = scorer = Cycling(equal)
+    next(iter(parts.batches()))
+    assert scorer.asked == asked
+
+
+class Trading:
+    """Two axes, one of which rises from response to response as the other falls."""
+
+    columns, weights = ("helpful", "honest"), {"helpful": 1.0, "honest": 1.0}
+
+    def __init__(self, helpful: float) -> None:
+        self.helpful, self.asked = helpful, []
+
+    def __call__(self, answers: Sequence[Answers]) -> Tensor:
+        self.asked.append(len(answers))
+        number = torch.arange(float(sum(len(a.samples) for a in answers)))
+        return torch.stack([self.helpful * number, -number], dim=1)
+
+
+@pytest.mark.parametrize(("helpful", "weights", "asked"), [(1.0, (2.0, 1.0), [8]), (2.0, (1.0, 2.0), [8, 8, 8])])
+def test_a_group_is_equal_where_its_weighted_scores_are(
+    helpful: float, weights: tuple[float, float], asked: list[int], llama_folder: str, tmp_path: Path
+) -> None:
+    given = AxisWeights(helpful=weights[0], honest=weights[1])
+    parts = Parts(llama_folder, config(algorithm="grpo", refills=2, weights=given), tmp_path)
+    parts.engine.scorer = scorer = Trading(helpful)
     next(iter(parts.batches()))
     assert scorer.asked == asked
 

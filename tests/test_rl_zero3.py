@@ -1,4 +1,4 @@
-"""A policy whose weights ZeRO-3 has partitioned samples with whole weights, gathered once."""
+"""A policy whose weights ZeRO-3 has partitioned samples with whole weights, gathered once, whoever has prompts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from command import ENVIRONMENT, ROOT
 
 
 def test_weights_are_gathered_once_a_rollout_and_not_once_a_token(llama_folder: str) -> None:
+    """One of the two processes has no prompt."""
     missing = [tool for tool in ("g++", "ninja") if shutil.which(tool, path=ENVIRONMENT["PATH"]) is None]
     if missing:
         pytest.skip(f"DeepSpeed compiles an operator and needs {' and '.join(missing)}")

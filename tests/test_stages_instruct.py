@@ -130,7 +130,7 @@ def test_the_best_weights_are_kept_and_training_stops(tmp_path: Path, llama_fold
     assert min(looks, key=lambda line: line["eval_nll"])["step"] == kept
     assert best.manifest["metrics"]["eval_nll"] == pytest.approx(looks[kept - 1]["eval_nll"])
     assert weights(best) == weights(run("sft", *options, f"trainer.max_steps={kept}", "name=short"))
-    assert not (best.folder / "best.safetensors").exists()
+    assert not (best.folder / "best").exists()
 
 
 def test_a_killed_run_keeps_the_same_best(tmp_path: Path, llama_folder: str) -> None:

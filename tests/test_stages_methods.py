@@ -137,7 +137,6 @@ def test_a_base_that_changed_is_refused(llama_folder: str, tmp_path: Path) -> No
     [
         ("prefix", "trainer.gradient_checkpointing=true", "adapter=prompt"),
         ("p_tuning_v2", "trainer.gradient_checkpointing=true", "adapter=prompt"),
-        ("lora", "deepspeed=zero3", "deepspeed=zero2"),
         ("dora", "engine=trl", "engine=ours"),
     ],
 )

@@ -40,8 +40,8 @@ def main(folder: str) -> None:
     config = {"train_batch_size": 2, "zero_optimization": zero, "optimizer": adam}
     engine, *_ = deepspeed.initialize(model=model, config={**config, "zero_force_ds_cpu_optimizer": False})
     GATHERS.clear()
-    sampler = HFSampler(Sampling(ends=[NEVER], **OPTIONS))
-    found = sampler.generate(model, PROMPTS, 1, [torch.Generator() for _ in PROMPTS])
+    sampler, asked = HFSampler(Sampling(ends=[NEVER], **OPTIONS)), PROMPTS if dist.get_rank() == 0 else []
+    found = sampler.generate(model, asked, 1, [torch.Generator() for _ in asked])
     once = len(GATHERS)
     sample(model, PROMPTS, ends=[NEVER], **OPTIONS)
     ids = torch.tensor([PROMPTS[1]])

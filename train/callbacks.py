@@ -15,10 +15,10 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.errors import NumericsError
-from models.finite import bad_tensor, first_bad_weight
+from models.finite import bad_tensor
 from train import checkpoints
 from train.faults import fault_point
-from train.processes import barrier, rank
+from train.processes import barrier, gathered, rank
 from train.tracking import Tracker
 
 KEPT = 2  # checkpoints: the newest, and one to fall back to
@@ -114,28 +114,6 @@ class AfterStep(TrainerCallback):
         self.tell(state.global_step)
 
 
-class OwnRates(TrainerCallback):
-    """Goes on with the rates, decays and betas of this run's options; a checkpoint brings those that it was made with.
-
-    optimizer: as it was made, before anything was restored.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-
-    def on_train_begin(self, *_: Any, optimizer: Any = None, lr_scheduler: Any = None, **__: Any) -> None:
-        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
-        if len(optimizer.param_groups) != len(self.groups):  # DeepSpeed's, which are its own
-            return
-        for group, said, share in zip(optimizer.param_groups, self.groups, schedule.lr_lambdas, strict=True):
-            group.update({**said, "initial_lr": said["lr"], "lr": said["lr"] * share(schedule.last_epoch)})
-        rates = {
-            "base_lrs": [said["lr"] for said in self.groups],
-            "_last_lr": [g["lr"] for g in optimizer.param_groups],
-        }
-        schedule.load_state_dict({**schedule.state_dict(), **rates})
-
-
 class Checkpoints(TrainerCallback):
     """Declares each saved checkpoint complete, with the stage's own state and files.
 
@@ -178,29 +156,51 @@ class Checkpoints(TrainerCallback):
 
 
 class NumbersGuard(TrainerCallback):
-    """A step whose gradient is not a number is skipped and counted; `patience` of them in a row end the stage."""
+    """A step whose gradient is not a number is skipped and counted; `patience` of them in a row end the stage.
+
+    DeepSpeed, which has taken its step by then, skips such a one on all processes by itself and says so.
+    """
 
     def __init__(self, patience: int = 5) -> None:
         self.patience, self.in_a_row, self.skipped = patience, 0, 0
+        self.by_engine = False  # the step that is being taken
 
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
     ) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        self.by_engine = bool(getattr(optimizer, "step_was_skipped", False))
+        if not self.by_engine and (not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
             self.in_a_row = 0
             return
         self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
         if self.in_a_row >= self.patience:
             raise NumericsError(
                 f"step {state.global_step}: the gradient was not a number {self.patience} times in a row"
-                f"{first_bad_weight(model)}; lower trainer.learning_rate, or look at the rows of these steps"
+                f"{bad_weights(model)}; lower trainer.learning_rate, or look at the rows of these steps"
             )
         for parameter in model.parameters():
             parameter.grad = None
 
+    def on_step_end(self, *_: Any, lr_scheduler: Any = None, **__: Any) -> None:
+        """The schedule goes on with a skipped step, which transformers would have it wait for."""
+        if self.by_engine:
+            lr_scheduler.step()
+
 
 def check_weights(model: Any, step: int) -> None:
-    """Raise NumericsError where a weight is not a number."""
-    if name := bad_tensor(model):
-        raise NumericsError(f"step {step}: the weights {name} are not numbers; lower trainer.learning_rate")
+    """Raise NumericsError where a weight is not a number. Every process must ask."""
+    if found := bad_weights(model):
+        raise NumericsError(f"step {step}{found}; lower trainer.learning_rate")
+
+
+def bad_weights(model: Any) -> str:
+    """The first weights that are not numbers, of this process's or another's shards, as the end of a sentence."""
+    found = next(filter(None, gathered(bad_tensor(model))), None)
+    return "" if found is None else f"; the weights {found} are not numbers"

@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Task:
     def __call__(self, raw: DictConfig) -> Outcome | None:
         place = HydraConfig.get()
         if place.mode is RunMode.MULTIRUN:
-            return outcome_of(lambda: self.run(raw), self.explained, Path(place.runtime.output_dir))
+            explain = partial(explained, known=self.known, debug=self.debug)
+            return outcome_of(lambda: self.run(raw), explain, Path(place.runtime.output_dir))
         try:
             self.run(raw)
         except BaseException as error:
@@ -66,13 +68,6 @@ class Task:
         """What the stage makes."""
         with heeded():
             return importlib.import_module(self.module).run(checked(raw))
-
-    def explained(self, error: BaseException) -> tuple[str, int]:
-        """What went wrong in one line, and with which exit code a process ends of it."""
-        line, code = _cause(error, self.known)
-        if self.debug or line is None:
-            print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        return line or f"{type(error).__name__}: {error} (a fault of ours, please report it)", code
 
 
 def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping[str, type] | None = None) -> None:
@@ -98,7 +93,7 @@ def start(stage: str, schema: type, run: Callable[[Any], object], parts: Mapping
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name=stage)(task)()
     except BaseException as error:
         task.failures.append(error)
-    code = _report(task, task.failures[0]) if task.failures else 0
+    code = report_error(task.failures[0], task.known, debug) if task.failures else 0
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
@@ -129,14 +124,26 @@ def _added(node: DictConfig, place: str = "") -> Iterator[tuple[str, list[str]]]
             yield from _added(node[name], f"{place}{name}.")
 
 
-def _report(task: Task, error: BaseException) -> int:
-    """Print what went wrong in one line, once for all processes, and say with which code this one ends."""
+def report_error(error: BaseException, known: Sequence[str], debug: bool) -> int:
+    """Print what went wrong in one line, once for all processes, and say with which code this one ends.
+
+    known: the options that there are.
+    """
     if isinstance(error, SystemExit):
         return int(error.code or 0)
-    line, code = _cause(error, task.known)
+    line, code = _cause(error, known)
     if speaks_for_all() or (line is None and not met()):  # what nobody foresaw need not befall two processes alike
-        print(f"error: {without_secrets(' '.join(task.explained(error)[0].split()))}", file=sys.stderr)
+        print(f"error: {without_secrets(' '.join(explained(error, known, debug)[0].split()))}", file=sys.stderr)
     return code
+
+
+def explained(error: BaseException, known: Sequence[str], debug: bool) -> tuple[str, int]:
+    """What went wrong in one line, and with which exit code a process ends of it. Prints a traceback where that is
+    asked for, and where nobody foresaw the error."""
+    line, code = _cause(error, known)
+    if debug or line is None:
+        print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    return line or f"{type(error).__name__}: {error} (a fault of ours, please report it)", code
 
 
 def _cause(error: BaseException, known: Sequence[str]) -> tuple[str | None, int]:

@@ -14,6 +14,7 @@ from models.errors import ConfigError, HHHError, Preempted
 from train.artifact import Artifact, ancestors, write_json
 from train.processes import rank
 from train.pruning import Pruned
+from train.secrets import without_secrets
 
 POINT = "point.json"
 ENDED = ("sealed", "pruned", "failed")
@@ -117,4 +118,5 @@ def _note(outcome: Outcome, folder: Path) -> None:
     if rank() == 0:
         outcome.write(folder)
         if outcome.cause:
-            print(f"[{folder.name}] {outcome.state}: {outcome.cause}", file=sys.stderr, flush=True)
+            said = f"[{folder.name}] {outcome.state}: {outcome.cause}"
+            print(without_secrets(said), file=sys.stderr, flush=True)

@@ -25,7 +25,9 @@ LOG = "metrics.jsonl"
 
 
 class Pruned(Exception):
-    """The point is not worth its cost."""
+    """The point is not worth its cost: no failure, the sweep asked for it."""
+
+    code = 0
 
 
 @dataclass

@@ -15,7 +15,7 @@ from train.digests import code_digest, config_leaves, digest, file_digest, folde
 from train.lock import LOCK
 from train.secrets import without_secrets
 
-MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "deepspeed.", "the code")
+MAY_CHANGE = ("trainer.", "loss.", "rl.kl.", "the code")
 CHANGED = "its content changed"
 ROW_ORDER = ("trainer.batch_size", "trainer.accumulation", "trainer.shuffle")
 

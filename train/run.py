@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from models.errors import ConfigError, NumericsError
@@ -22,7 +24,7 @@ from models.objective import Objective
 from train import checkpoints
 from train.artifact import RUN_RECORD, Artifact, base_of, model_folder, read_artifact, save_model, seal, write_json
 from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, OwnRates, Pace, Progress, check_weights
+from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress, check_weights
 from train.checkpoints import CHECKPOINTS
 from train.config import StageConfig
 from train.digests import digest
@@ -35,11 +37,15 @@ from train.processes import barrier, from_main, join, rank, world_size
 from train.pruning import pruning
 from train.records import record_of, standing
 from train.secrets import without_secrets
-from train.sharding import Sharding, whole_weights
+from train.sharding import Sharding
+from train.state import load_weights, savable
 from train.surroundings import fall_back, forget_peak_memory, peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, break_off, conclude, open_tracker
 from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
 from train.watch import HeldOutWatch
+
+MADE_BY = "made_by"  # in a checkpoint's state: the processes that saved it
+RUNTIME_OPTIONS = ("name", "outputs", "threads", "tracking", "deepspeed")  # no part of what a run is
 
 
 class Run:
@@ -51,11 +57,14 @@ class Run:
         self.folder = Path(cfg.outputs) / cfg.name / stage
         self.checkpoints = self.folder / CHECKPOINTS
         self.lock = FolderLock(self.folder)
-        self.state: dict[str, Callable[[], Any]] = {}  # what a checkpoint remembers of the stage, and what it holds:
+        self.state: dict[str, Callable[[], Any]] = {
+            MADE_BY: lambda: self.made_by
+        }  # what a checkpoint remembers of the stage, and what it holds:
         self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
         self.guard, self.stop = NumbersGuard(), StopWhenAsked()
+        self.sharding = Sharding()  # what of the configured one has a meaning here
         self.parts: int | None = None  # micro-batches of a step, where those of the configuration did not fit
         self.training: dict[str, float] = {}  # seconds and targets of what this process trained
 
@@ -100,7 +109,17 @@ class Run:
         barrier()
         if found is not None:
             self.say(f"going on from step {checkpoints.checkpoint_step(found)}")
+            if (before := checkpoints.stage_state(found).get(MADE_BY, self.made_by)) != self.made_by:
+                self.say(
+                    f"the checkpoint was made by {before}, this is {self.made_by}: the same rows make each step, and "
+                    "sums over them are rounded in another order"
+                )
         return found
+
+    @property
+    def made_by(self) -> str:
+        """How many processes work here, and how they share."""
+        return f"{world_size()} process{'es' if world_size() > 1 else ''}, deepspeed={self.sharding.name}"
 
     def train(
         self,
@@ -118,23 +137,26 @@ class Run:
         rates: learning rates of modules by name. measure: held-out metrics of the model as it is. Returns the last
         measurements, those of the kept weights.
         """
-        sharding, pace = getattr(self.cfg, "deepspeed", Sharding()), pace or Pace()
-        divides = hasattr(batches, "share") and world_size() == 1 and sharding.stage is None
+        pace = pace or Pace()
+        divides = hasattr(batches, "share") and world_size() == 1 and self.sharding.stage is None
         if divides and (parts := self.parts or self.restored_state().get("accumulation")):
             trainer = self._divided(batches, trainer, parts)
         n_steps = len(batches) // trainer.accumulation
         arguments = training_arguments(
-            trainer, sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
+            trainer, self.sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
         )
-        watch = self._watch(model, trainer, sharding, measure)
+        watch = self._watch(model, trainer, measure)
         checkpoint, callbacks = self.going_on(batches, pace)
+        if checkpoint is not None:
+            load_weights(checkpoint, model)
         optimizer = make_optimizer(model, trainer, rates or {})
         schedule = rate_multiplier(trainer, n_steps)
         # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
-        callbacks = [OwnRates(optimizer), *watch, *callbacks]
+        callbacks = [*watch, *callbacks]
         loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
+        loop.start = checkpoint
         try:
-            self.complete(loop, checkpoint, trainer)
+            self.complete(loop, trainer=trainer)
         except OutOfMemory as error:
             if not divides or error.step > batches.start_step or trainer.batch_size // trainer.accumulation % 2:
                 raise
@@ -158,15 +180,16 @@ class Run:
         self,
         model: nn.Module,
         trainer: TrainerConfig,
-        sharding: Sharding,
         measure: Callable[[], dict[str, float]] | None,
     ) -> list[HeldOutWatch]:
         """What measures on held-out rows under way: nothing, unless the stage can and the configuration says so."""
         if not trainer.eval_every:
             return []
-        if measure is None or sharding.stage == 3:
-            why = "under deepspeed=zero3" if measure else "in this stage, or without held-out rows"
-            raise ConfigError(f"trainer.eval_every={trainer.eval_every}: nothing can be measured {why}; say 0")
+        if measure is None:
+            raise ConfigError(
+                f"trainer.eval_every={trainer.eval_every}: nothing can be measured in this stage, or without held-out "
+                "rows; say 0"
+            )
         watch = HeldOutWatch(self.folder, model, trainer, measure, self.log, self.say)
         self.state["watch"] = watch.state_dict
         if (state := self.restored_state().get("watch")) is not None:
@@ -186,10 +209,11 @@ class Run:
         watches = [AfterStep(pace.after_step), log, Progress(self.stage), *pruning(self.folder)]
         return checkpoint, [*watches, saver, self.stop, self.guard]
 
-    def complete(self, loop: Trainer, checkpoint: Path | None, trainer: TrainerConfig | None = None) -> None:
+    def complete(self, loop: Trainer, resume: Path | None = None, trainer: TrainerConfig | None = None) -> None:
         """Let a trainer run to its last step, once it is sure that it sees all processes.
 
-        trainer: how its steps are divided, where the trainer is ours.
+        resume: a checkpoint in transformers' format that it is to go on from. trainer: how its steps are divided,
+        where the trainer is ours.
         """
         if loop.accelerator.num_processes != world_size():
             raise ConfigError(
@@ -198,7 +222,7 @@ class Run:
             )
         try:
             with until_step_ends():
-                done = loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                done = loop.train(resume_from_checkpoint=str(resume) if resume else None)
                 self.stop.raise_if_stopped()
             check_weights(loop.model, loop.state.global_step)
         except NumericsError as error:
@@ -208,6 +232,8 @@ class Run:
             if any(map(is_out_of_memory, chain(error))):
                 raise out_of_memory(loop.state.global_step, getattr(loop, "step_batches", []), trainer) from error
             raise
+        finally:
+            unset_hf_deepspeed_config()  # or transformers would partition whatever model it loads next
         self.training["training_seconds"] = done.metrics["train_runtime"]
 
     def share(self, trainer: TrainerConfig) -> Share:
@@ -265,10 +291,11 @@ class Run:
 
         beside: texts by the names of the files that hold them in the model's folder.
         """
-        weights = whole_weights(model) if model is not None else None
+        if model is not None and tokenizer is not None:
+            with savable(model) as weights:
+                if rank() == 0:
+                    save_model(self.folder, model, tokenizer, weights, beside or {}, root=Path(self.cfg.outputs))
         if rank() == 0:
-            if model is not None and tokenizer is not None:
-                save_model(self.folder, model, tokenizer, weights, beside or {}, root=Path(self.cfg.outputs))
             fault_point(f"{self.stage}:seal:0")
             base = base_of(self.folder / "model") if model is not None else None
             self.sealed = seal(self.folder, {**self._manifest(kind, metrics, tokenizer, facts or {}), "base": base})
@@ -291,6 +318,10 @@ class Run:
         if self.cfg.threads:
             torch.set_num_threads(self.cfg.threads)
         set_seed(self.cfg.seed)
+        asked = getattr(self.cfg, "deepspeed", self.sharding)
+        self.sharding = asked.here()
+        if self.sharding.stage != asked.stage:
+            self.say(f"deepspeed={asked.name}: one process has nobody to share with, so it trains without DeepSpeed")
         if line := fall_back():
             self.say(line)
         if rank() == 0:
@@ -329,7 +360,7 @@ class Run:
             "wandb_run_id": self.tracker.run_id,
             "tokenizer_digest": tokenizer_digest(tokenizer) if tokenizer is not None else None,
             "template_digest": template_digest(tokenizer.chat_template) if tokenizer is not None else None,
-            "run": {k: v for k, v in asdict(self.cfg).items() if k in ("name", "outputs", "threads", "tracking")},
+            "run": {k: v for k, v in asdict(self.cfg).items() if k in RUNTIME_OPTIONS},
             "steps_skipped": self.guard.skipped,
             "facts": facts,
             "metrics": metrics,
@@ -340,3 +371,4 @@ def quiet_libraries() -> None:
     """Their progress bars and notes are not ours to show."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from models.errors import ConfigError, Preempted
 from train.artifact import Artifact
+from train.pruning import Pruned
 from train.secrets import without_secrets
 
 BACKENDS = ("wandb", "tensorboard", "none")
@@ -114,7 +115,7 @@ def conclude(tracker: Tracker, made: Artifact) -> str | None:
 def break_off(tracker: Tracker, stage: str, error: BaseException | None) -> None:
     """Ends the run of a stage that sealed nothing, and calls somebody where that is a failure."""
     code = getattr(error, "code", 1)
-    if isinstance(error, Exception) and code != Preempted.code:
+    if isinstance(error, Exception) and code not in (Pruned.code, Preempted.code):
         tracker.alert(f"{stage} failed", without_secrets(f"{type(error).__name__}: {error}"))
     tracker.finish({}, exit_code=code if isinstance(code, int) else 1)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from models.errors import ConfigError
 from models.layout import Batch
-from models.objective import Objective
+from models.objective import Mean, Objective
 from models.options import RUNTIME
 from train.batches import Batches, Share
+from train.checkpoints import checkpoint_step
 from train.sharding import Sharding, deepspeed_config
+from train.state import load_moments, save_state
 
 
 @dataclass
@@ -113,7 +117,11 @@ def make_optimizer(model: nn.Module, cfg: TrainerConfig, rates: dict[str, float]
 
 
 class StageTrainer(Trainer):
-    """`transformers.Trainer` over an objective. The whole training is one pass over `batches`."""
+    """`transformers.Trainer` over an objective. The whole training is one pass over `batches`.
+
+    Checkpoints hold the state of training by name (`train.state`) in place of transformers' and DeepSpeed's own files,
+    so that any number of processes can go on from them.
+    """
 
     def __init__(
         self,
@@ -129,6 +137,7 @@ class StageTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.batches, self.objective = batches, objective
         self._our_optimizer, self._our_schedule = optimizer, schedule
+        self.start: Path | None = None  # the checkpoint to go on from, whose weights the model has already
         self.loss_is_scaled_for_ga = True  # `compute_loss` divides by the units of the whole step
         self._sums: dict[str, list[Tensor]] = {}
         self.n_targets = 0  # that this process has learnt from
@@ -143,10 +152,21 @@ class StageTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Ours, likewise."""
+        """Ours, likewise: at the step from which the training goes on, the last thing to be made before it does."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._our_schedule)
+            optimizer = optimizer or self.optimizer
+            if self.start is not None:
+                load_moments(self.start, self.model, optimizer)
+                self.state.global_step = checkpoint_step(self.start)
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+            last = self.state.global_step - 1
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._our_schedule, last_epoch=last)
         return self.lr_scheduler
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A checkpoint, from which `start` goes on. Transformers asks here, on every process."""
+        save_state(Path(output_dir or self.args.output_dir), self.model, self.optimizer)
 
     def get_train_dataloader(self) -> Batches:
         return self.batches
@@ -171,7 +191,9 @@ class StageTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
         loss, metrics = self.objective(model, inputs, num_items_in_batch)
-        for name, (total, count) in metrics.items():
+        # Transformers' own sum of the loss stays NaN for ever after a step that was; its place is taken by this one.
+        share = 1 / (self.args.gradient_accumulation_steps * self.accelerator.num_processes)
+        for name, (total, count) in {**metrics, "loss": Mean(loss, share)}.items():
             entry = torch.stack([torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (total, count)])
             self._sums[name] = [*self._sums.get(name, []), entry]
         return loss * self.accelerator.num_processes  # gradients are averaged over processes
@@ -187,6 +209,9 @@ class StageTrainer(Trainer):
         super().log(logs, start_time)
 
 
+STAGE_ARGUMENTS = partial(TrainingArguments, save_only_model=True)  # which is all: see `StageTrainer.save_model`
+
+
 def training_arguments(
     cfg: TrainerConfig,
     sharding: Sharding,
@@ -195,11 +220,12 @@ def training_arguments(
     n_steps: int,
     share: Share,
     seed: int,
-    kind: Callable[..., TrainingArguments] = TrainingArguments,
+    kind: Callable[..., TrainingArguments] = STAGE_ARGUMENTS,
 ) -> TrainingArguments:
     """Transformers' arguments for a stage, or those of a `kind` derived from them: only what our configuration says,
     nothing reported or printed by itself."""
-    use_cpu = not torch.cuda.is_available()
+    use_cpu, deepspeed = not torch.cuda.is_available(), deepspeed_config(sharding, cfg.bf16, cfg.max_grad_norm)
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # of a launcher, or an earlier stage of this process
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return kind(
@@ -209,7 +235,7 @@ def training_arguments(
             gradient_accumulation_steps=share.accumulation,
             max_grad_norm=cfg.max_grad_norm,
             learning_rate=cfg.learning_rate,
-            bf16=cfg.bf16,
+            bf16=cfg.bf16 and deepspeed is None,
             seed=seed,
             ignore_data_skip=True,  # our batches start where the checkpoint says
             logging_strategy="steps",
@@ -222,7 +248,7 @@ def training_arguments(
             log_level="error",
             use_cpu=use_cpu,
             ddp_backend="gloo" if use_cpu and share.world > 1 else None,
-            deepspeed=deepspeed_config(sharding, cfg.bf16, cfg.max_grad_norm),
+            deepspeed=deepspeed,
             **_activation_checkpointing(cfg),
         )
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.errors import ConfigError
 from train.processes import barrier, rank
+from train.state import load_weights, save_state
 from train.trainer import TrainerConfig
 
-BEST = "best.safetensors"
+BEST = "best"
 
 
 class HeldOutWatch(TrainerCallback):
@@ -58,10 +59,10 @@ class HeldOutWatch(TrainerCallback):
         if self.best is None or self.cfg.keep == "last":
             return {}
         barrier()
-        load_model(self.model, str(self.path), strict=False)  # with an adapter what is frozen is not in the file
+        load_weights(self.path, self.model)
         barrier()
         if rank() == 0:
-            self.path.unlink()
+            shutil.rmtree(self.path)
         return {"kept_step": self.best["step"]}
 
     def _look(self, step: int) -> bool:
@@ -74,13 +75,21 @@ class HeldOutWatch(TrainerCallback):
         value = found[self.cfg.metric] if self.cfg.better == "lower" else -found[self.cfg.metric]
         if math.isfinite(value) and (self.best is None or value < self.best["value"]):
             self.best, self.without_gain = {"step": step, "value": value}, 0
-            if self.cfg.keep == "best" and rank() == 0:
-                aside = self.path.with_suffix(".tmp")
-                save_model(self.model, str(aside))
-                aside.replace(self.path)
+            if self.cfg.keep == "best":
+                self._keep()
             return False
         self.without_gain += 1
         stop = 0 < self.cfg.patience <= self.without_gain
         if stop:
             self.say(f"stopped at step {step}: no better {self.cfg.metric} since step {self.best['step']}")
         return stop
+
+    def _keep(self) -> None:
+        aside = self.path.with_suffix(".tmp")
+        if rank() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        barrier()
+        save_state(aside, self.model)
+        if rank() == 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            aside.rename(self.path)
