@@ -51,9 +51,8 @@ class Run:
         self.folder = Path(cfg.outputs) / cfg.name / stage
         self.checkpoints = self.folder / CHECKPOINTS
         self.lock = FolderLock(self.folder)
-        self.state: dict[str, Callable[[], Any]] = {
-            MADE_BY: lambda: self.made_by
-        }  # what a checkpoint remembers of the stage, and what it holds:
+        # What a checkpoint remembers of the stage, and the files of its own that it holds.
+        self.state: dict[str, Callable[[], Any]] = {MADE_BY: lambda: self.made_by}
         self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
