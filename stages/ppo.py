@@ -88,7 +88,7 @@ def run(cfg: PPOStage) -> Artifact:
     with Run(cfg, stage="ppo") as run:
         if run.sealed:
             return run.sealed
-        folder, frozen = run.input(cfg.model.path, "policy"), freezing(cfg.deepspeed)
+        folder, frozen = run.input(cfg.model.path, "policy"), freezing(run.sharding)
         policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
         chat, voices = ChatFormat(tokenizer), voices_of(policy, folder)
         reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices, frozen)
@@ -139,9 +139,7 @@ def gone_on(run: Run, batches: RLBatches, selection: Selection, log: RolloutLog)
 
 def freezing(sharding: Sharding) -> Callable[[nn.Module], nn.Module]:
     """How models that only answer are kept: under ZeRO-3 each process has its part of their weights, too."""
-    if sharding.stage != 3 or world_size() == 1:
-        return freeze
-    return lambda model: partition(freeze(model))
+    return (lambda model: partition(freeze(model))) if sharding.stage == 3 else freeze
 
 
 def prompts(
