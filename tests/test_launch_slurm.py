@@ -122,6 +122,8 @@ def test_a_sweep_of_distributed_points_goes_on_where_one_is_stopped(
         sweep.kill()
         sweep.wait()
     assert cluster.job(job)["Restarts"] == "1"
+    [said] = (tmp_path / "out/rates/.submitit").glob("*_1/*_1_0_log.err")
+    assert "stopped by SIGUSR2, saved at step" in said.read_text() and "going on from step" in said.read_text()
     for rate, folder in zip(rates, points, strict=True):
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["hardware"]["processes"] == 2 and manifest["config"]["trainer.learning_rate"] == float(rate)
