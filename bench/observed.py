@@ -45,6 +45,7 @@ class Observed(StageTrainer):
 
     def training_step(self, model: nn.Module, inputs: Any, *rest: Any) -> Tensor:
         self._look_before_steps()
+        self._between = gradients_of(getattr(self.model_wrapped, "optimizer", None), self.model)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         traffic.heard()
@@ -52,7 +53,7 @@ class Observed(StageTrainer):
             loss = super().training_step(model, inputs, *rest)
         # The last micro-batch of a step takes the step along where DeepSpeed has taken over; see `observed` below.
         self.found["traffic"] = [*self.found.get("traffic", ()), traffic.heard()][-2:]
-        self.found["transient"] = held.peak - self.found["activations"]
+        self.found["transient"] = max(0, held.peak - self.found["activations"])
         if torch.cuda.is_available():
             self.found["cuda_peak"] = torch.cuda.max_memory_allocated()
         return loss
@@ -67,7 +68,7 @@ class Observed(StageTrainer):
         step = optimizer.step
 
         def observed(*args: Any, **options: Any) -> Any:
-            gradients = gradients_of(optimizer, self.model)
+            gradients = max(self._between, gradients_of(optimizer, self.model))  # ZeRO-1 holds whole ones before
             done = step(*args, **options)
             states = optimizer_states(optimizer)
             self.found |= {"weights": weights_of(self.model), "gradients": gradients, "optimizer": states}

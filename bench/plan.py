@@ -140,7 +140,7 @@ def planned(case: Case, material: Material, device: str) -> Fit:
 def compared(case: Case, fit: Fit, seen: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
     """Bytes of each part, and how far the plan is off the largest of the processes."""
     said = {**fit.states._asdict(), **fit.micro._asdict()}
-    if fit.level in ("zero1", "zero2"):  # which make their buffers anew in every micro-batch
+    if fit.level != "zero3":  # all others make their buffers anew in every micro-batch
         said["transient"] += fit.states.buffers
     parts = PARTS
     if device == "cuda":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from bench.harness import ROOT, machine, write
 from bench.scaling_page import PICTURE, TABLES, picture, put
 from bench.throughput import THEORY, Hardware, Shape, Traffic, Work, step
 from launch.fitting import LEVELS, Fit, Machine, Planner
+from launch.memory import LIVE
 from launch.planned import GIB
 from launch.rows import RowShape
 
@@ -76,30 +78,33 @@ def parted(first: dict[str, float], last: dict[str, float]) -> Traffic:
     return Traffic(*({kind: round(x, 4) for kind, x in sorted(part.items()) if x > 1e-3} for part in (first, once)))
 
 
-def fits(folder: Path, model: str, gpus: int, hardware: Hardware, *more: str) -> tuple[Fit, list[Fit], Planner]:
-    """What the plan recommends for full tuning in bf16, and the best of each level."""
+class OneRow(Planner):
+    """Micro-batches of one row: a row is long enough to keep a GPU busy."""
+
+    def micro_batches(self) -> list[int]:
+        return [1]
+
+
+def planner_of(folder: Path, model: str, hardware: Hardware) -> Planner:
+    """Of full tuning in bf16."""
     place = folder / model.replace(" ", "")
     config_of(model).save_pretrained(place)
-    options = [
-        f"model.path={place}",
-        "data=alpaca",
-        "data.path=rows.json",
-        "data.eval_fraction=0",
-        "trainer.bf16=true",
-        f"trainer.batch_size={ROWS}",
-        *more,
-    ]
-    machine = Machine(gpus, hardware.memory * (1 - HEADROOM) * GIB)
-    planner = Planner("sft", options, RowShape(TOKENS // 2, TOKENS // 2), machine)
-    return *planner.best(), planner
+    data = ("data=alpaca", "data.path=rows.json", "data.eval_fraction=0")
+    options = [f"model.path={place}", *data, "trainer.bf16=true", f"trainer.batch_size={ROWS}"]
+    return OneRow("sft", options, RowShape(TOKENS // 2, TOKENS // 2), on(GPUS[0], hardware))
+
+
+def on(gpus: int, hardware: Hardware) -> Machine:
+    return Machine(gpus, hardware.memory * (1 - HEADROOM) * GIB)
 
 
 def computed(traffic: dict[str, dict[str, Any]], hardware: Hardware, models: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each model and number of GPUs."""
     with tempfile.TemporaryDirectory() as folder:
         for model in models:
+            planner = planner_of(Path(folder), model, hardware)
             for gpus in GPUS:
-                best, of_levels, planner = fits(Path(folder), model, gpus, hardware)
+                best, of_levels = planner.on(on(gpus, hardware)).best()
                 row = {
                     "model": model,
                     "gpus": gpus,
@@ -113,6 +118,7 @@ def computed(traffic: dict[str, dict[str, Any]], hardware: Hardware, models: Seq
                 }
                 if best.fits and best.level in traffic:
                     row |= speeds(best, shape_of(model, planner), traffic[best.level], hardware, gpus)
+                print(f"  {json.dumps(row)}", file=sys.stderr)
                 yield row
 
 
@@ -126,12 +132,21 @@ def shape_of(model: str, planner: Planner) -> Shape:
 def speeds(best: Fit, shape: Shape, measured: dict[str, Any], hardware: Hardware, gpus: int) -> dict[str, Any]:
     """Tokens a second of all GPUs with traffic as measured and as in theory, nothing or all of it overlapping."""
     work, found = Work(ROWS // gpus, TOKENS, best.accumulation, best.checkpointing), {}
-    sources = {"measured": Traffic(measured["micro"], measured["step"]), "theory": THEORY[best.level]}
+    told = Traffic(gathered_again(measured["micro"], shape.numel), measured["step"])
+    sources = {"measured": told, "theory": THEORY[best.level]}
     for name, source in sources.items():
         taken = step(shape, hardware, source, work, gpus)
         found[f"{name}_seconds"] = taken._asdict()
         found[f"{name}_apart"], found[f"{name}_together"] = ROWS * TOKENS / taken.apart, ROWS * TOKENS / taken.together
     return found
+
+
+def gathered_again(micro: dict[str, float], numel: int) -> dict[str, float]:
+    """A model that stage 3 can keep gathered is gathered once a micro-batch, as the measured one; of a larger one
+    what is over goes and is gathered again for the backward pass."""
+    if "all_gather" not in micro:
+        return micro
+    return {**micro, "all_gather": micro["all_gather"] * (1 + max(0.0, 1 - LIVE / numel))}
 
 
 def least(of_levels: Sequence[Fit]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from bench.preference import put
 PAGE = ROOT / "docs/sharding.md"
 STAGES, METHODS, LEVELS = ("base", "sft", "reward", "dpo"), ("full", "lora"), ("none", "zero1", "zero2", "zero3")
 ALONE = "alone"  # one process, to which all others are compared
-SIZES = {"small": (1680, 256, 4, 4, 1024), "tiny": (300, 32, 2, 2, 64)}  # vocabulary, hidden, layers, heads, network
+SIZES = {"small": (1000, 128, 2, 4, 256), "tiny": (300, 32, 2, 2, 64)}  # vocabulary, hidden, layers, heads, network
 # A schedule, clipping and decay that bite, two micro-batches a step, and an epsilon above the noise of rounding.
 RECIPE = (
     *("batch_size=8", "accumulation=2", "learning_rate=1e-3", "warmup_steps=2", "schedule=cosine", "epsilon=1e-6"),

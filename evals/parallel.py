@@ -61,14 +61,14 @@ def parallel_chart(title: str, labels: Sequence[str], lines: Sequence[Line]) -> 
         for i, label in enumerate(labels)
     ]
     frame = Frame(WIDTH, HEIGHT, (0.0, max(len(axes) - 1, 1)), (0.0, 1.0), SIDE, SIDE, TOP, BOTTOM)
-    for i, axis in enumerate(axes):
-        draw_axis(frame, i, axis)
     for line in sorted(lines, key=lambda line: line.best):
         corners = [(i, axis.places[v]) for i, axis in enumerate(axes) if (v := line.values[i]) is not None]
         drawn = "L".join(f"{frame.x(i):.1f} {frame.y(place):.1f}" for i, place in corners)
         frame.add(f'<path class="line {line.css}" d="M{drawn}"><title>{escaped(line.title)}</title></path>')
         for i, place in corners if line.best else ():
             frame.dot(i, place, f"dot {line.css}", 3.5, line.title)
+    for i, axis in enumerate(axes):  # last, so that no line hides a mark
+        draw_axis(frame, i, axis)
     return frame.svg(title)
 
 
@@ -78,4 +78,4 @@ def draw_axis(frame: Frame, i: int, axis: Axis) -> None:
     frame.text(x, TOP - 18, axis.label, "group")
     for place, mark in axis.marks:
         frame.line(x - 4, frame.y(place), x, frame.y(place), "axis")
-        frame.text(x - 7, frame.y(place) + 3.5, mark, "tick", "end")
+        frame.text(x - 7, frame.y(place) + 3.5, mark, "tick halo", "end")

@@ -160,15 +160,16 @@ def front_section(result: SweepResult) -> str:
     first, *others = result.objectives
     if not result.measured:
         return empty("Trade-off", "No point has all objectives.")
-    figures = "".join(f"<figure>{front_chart(result, other, first)}</figure>" for other in others)
+    size = (520.0, 320.0) if len(others) > 1 else (1190.0, 330.0)
+    figures = "".join(f"<figure>{front_chart(result, other, first, size)}</figure>" for other in others)
     lead = "Blue points are beaten by no other in all objectives at once. A ring marks the chosen one."
     return f'{heading("Trade-off", lead)}<div class="cols">{figures}</div>'
 
 
-def front_chart(result: SweepResult, x: str, y: str) -> str:
+def front_chart(result: SweepResult, x: str, y: str, size: tuple[float, float]) -> str:
     measured, front, chosen = result.measured, result.front(), result.chosen()
     xs, ys = [p.metrics[x] for p in measured], [p.metrics[y] for p in measured]
-    frame = Frame(520, 320, padded(xs), padded(ys), left=56.0)
+    frame = Frame(*size, padded(xs), padded(ys), left=56.0)
     frame.y_axis(y)
     frame.x_axis(x)
     if len(result.objectives) == 2:

@@ -149,9 +149,9 @@ def _ppo(cfg: PPOStage, shape: RowShape) -> Blueprint:
         weights += [weight._replace(sharded=False) for weight in _weights(other, lambda _, role=role: role, False)]
     batch = rollout_rows(shape, cfg)
 
-    def evaluated(rows: Batch) -> object:
-        found = model.evaluate(rows, cfg.rl.temperature)
-        return found, model.reference_logprobs(rows, cfg.rl.temperature)
+    def evaluated(rows: Batch) -> None:
+        for reading in model.readings(cfg.rl.temperature).values():  # one model after the other
+            reading.of(rows)
 
     rows = max(1, EVALUATED // shape.tokens) * shape.responses
     forwards = {"evaluating a rollout": (evaluated, batch, rows)}

@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 
 from models.errors import ConfigError
 from train.entry import checked
-from train.schemas import schema_node, without_plus
+from train.schemas import quoted, schema_node, without_plus
 
 STAGES = ("base", "sft", "reward", "dpo", "ppo")  # those that train one thing
 
@@ -29,7 +29,9 @@ def composed(name: str, options: Sequence[str]) -> Any:
     schema = stage_schema(name)
     ConfigStore.instance().store(name=f"{name}_schema", node=schema_node(schema, options))
     with initialize_config_module("conf", version_base="1.3"):
-        return checked(compose(config_name=name, overrides=[without_plus(option, schema) for option in options]))
+        return checked(
+            compose(config_name=name, overrides=[without_plus(quoted(option), schema) for option in options])
+        )
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

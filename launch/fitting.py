@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch.blueprint import Blueprint, blueprint
+from launch.blueprint import Blueprint, Weight, blueprint
 from launch.composing import composed, value_of
 from launch.depth import of_all_layers
 from launch.memory import CacheSize, States, Zero, cache_bytes, drawing_bytes, peak, states
@@ -19,7 +21,11 @@ from stages.ppo import PPOStage
 from train.help import CONF
 from train.sharding import deepspeed_config
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 LEVELS = ("none", "zero1", "zero2", "zero3", "zero3_offload", "zero_infinity")  # from the least communication on
+DISK = "deepspeed.nvme_path=/local/nvme"  # stands for the folder that a person has yet to name
 ENOUGH = 2048  # tokens of a micro-batch that keep a GPU busy
 
 
@@ -62,7 +68,13 @@ class Planner:
         self.cfg = composed(stage, options)
         self.rows_of_process = rows_of_process(self.cfg, machine.world)
         self.blueprint_of, self.micro_of = cache(self._blueprint), cache(self._micro)
-        self.forwards_of = cache(self._forwards)
+        self.forwards_of, self.configured = cache(self._forwards), cache(self._configured)
+
+    def on(self, machine: Machine) -> Self:
+        """The same on another machine of its kind, with all traces."""
+        other = copy(self)
+        other.machine, other.rows_of_process = machine, rows_of_process(self.cfg, machine.world)
+        return other
 
     def best(self) -> tuple[Fit, list[Fit]]:
         """The one to take, and the best of each level that the options leave open."""
@@ -100,8 +112,10 @@ class Planner:
             return False
         return True
 
-    def configured(self, level: str, recompute: bool | None) -> Any:
+    def _configured(self, level: str, recompute: bool | None) -> Any:
         more = [] if recompute is None else [f"trainer.gradient_checkpointing={str(recompute).lower()}"]
+        if level == LEVELS[-1] and value_of(self.options, "deepspeed.nvme_path") is None:
+            more.append(DISK)
         return composed(self.stage, [*self.options, f"deepspeed={level}", *more])
 
     def largest(self, level: str, recompute: bool) -> Fit:
@@ -130,7 +144,12 @@ class Planner:
         """What one way needs."""
         zero = self.zero(level)
         plan, world = self.blueprint_of(recompute), self.machine.world
-        micro, (forwards, cached) = self.micro_of(recompute, rows, zero.stage == 3), self.forwards_of(recompute)
+        micro, (forwards, cached) = (
+            self.micro_of(recompute, rows, zero.stage == 3 and self.cfg.trainer.bf16),
+            self.forwards_of(recompute),
+        )
+        if zero.stage == 3 and isinstance(self.cfg, PPOStage):  # which samples and evaluates with whole weights
+            forwards = {name: n_bytes + largest_model(plan.weights) for name, n_bytes in forwards.items()}
         found = states(plan.weights, zero, world)
         trained = sum(weight.numel for weight in plan.weights if weight.trained)
         phases = peak(found, micro, forwards, zero, trained, world)
@@ -183,6 +202,14 @@ class Planner:
         heads = key_value_heads(config)
         sizes = (slots, self.shape.prompt, rl.max_new_tokens, itemsize)
         return CacheSize(config.num_hidden_layers, heads, head_size(config), *sizes)
+
+
+def largest_model(weights: Sequence[Weight]) -> int:
+    """Bytes of the role that has the most."""
+    found: Counter[str] = Counter()
+    for weight in weights:
+        found[weight.role] += int(weight.n_bytes)
+    return max(found.values())
 
 
 def rows_of_process(cfg: Any, world: int) -> int:

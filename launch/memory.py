@@ -69,7 +69,7 @@ class States(NamedTuple):
 
 def states(weights: Sequence[Weight], zero: Zero, world: int) -> States:
     """Of one process."""
-    others = sum(weight.n_bytes for weight in weights if not weight.sharded)
+    others = sum(weight.n_bytes for weight in weights if not weight.sharded) / (world if zero.stage == 3 else 1)
     found = (_whole, _replicated, _replicated, _partitioned)[zero.stage](
         [weight for weight in weights if weight.sharded], zero, world
     )

@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from launch.composing import without
-from launch.fitting import Fit, Planner
+from launch.composing import value_of, without
+from launch.fitting import DISK, LEVELS, Fit, Planner
 from models.errors import ResourceError
 
 GIB = 2**30
@@ -36,6 +36,8 @@ class Planned:
         more = [f"deepspeed={fit.level}", f"trainer.accumulation={fit.accumulation}"]
         if fit.checkpointing or cfg.trainer.gradient_checkpointing:
             more.append(f"trainer.gradient_checkpointing={str(fit.checkpointing).lower()}")
+        if fit.level == LEVELS[-1] and value_of(options, "deepspeed.nvme_path") is None:
+            more.append(DISK)
         if self.nodes > 1:
             place = f"--nproc_per_node {self.gpus} --rdzv_backend c10d --rdzv_endpoint $HEAD_NODE:29500"
             start = f"torchrun --nnodes {self.nodes} {place}"

@@ -56,9 +56,15 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 @torch.no_grad()
 def load_moments(folder: Path, model: nn.Module, optimizer: Any) -> None:
-    """Put the folder's moments into the optimizer that is to train, whoever wraps it."""
+    """Put the folder's moments into the optimizer that is to train, whoever wraps it. Raises ArtifactError where they
+    would have to go to a disk."""
+    zero = _zero_of(optimizer)
+    if getattr(zero, "swap_optimizer", False):
+        raise ArtifactError(
+            f"{folder}: deepspeed=zero_infinity cannot go on from a checkpoint; go on with deepspeed=zero3_offload, or "
+            "begin again with resume=restart"
+        )
     with _opened(folder) as read:
-        zero = _zero_of(optimizer)
         if zero is None:
             _load_plain(read, model, optimizer)
         elif any(key.startswith(STEP) for key in read):
