@@ -10,6 +10,8 @@ import pytest
 from command import Ended, stage
 from tiny_data import INSTRUCTIONS, sft, written
 
+from train.wandb_log import records
+
 RATES = "trainer.learning_rate=1e-3,1e-2"
 
 
@@ -94,6 +96,18 @@ def test_the_report_of_a_sweep(grid: tuple[Path, Ended]) -> None:
     assert stage("report", "minimize=[eval_nll]", cwd=folder).code == 2
 
 
+def test_the_table_goes_to_wandb_as_a_run_of_the_sweeps_group(grid: tuple[Path, Ended]) -> None:
+    folder, _ = grid
+    offline = {"WANDB_MODE": "offline", "WANDB_API_KEY": ""}
+    assert stage("report", "sweep=out/s", "tracking=wandb", cwd=folder, environment=offline).code == 0
+    (file,) = (folder / "out/s/wandb").glob("*/*.wandb")
+    (run,) = (record.run for record in records(file) if record.HasField("run"))
+    assert (run.run_group, run.job_type) == ("s", "sweep")
+    (table,) = file.parent.rglob("points*.table.json")
+    rows = json.loads(table.read_text())["data"]
+    assert ["learning_rate--1.0", "failed"] in [[row[0], row[-2]] for row in rows]
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -134,6 +148,15 @@ def test_a_sweep_that_is_killed_goes_on_where_its_point_was(llama_folder: str, d
     assert sweep(tmp_path, llama_folder, data, *saving, fault="sft:step:2").code == -9
     assert point(tmp_path, "learning_rate-0.001")["state"] == "running"
     again = sweep(tmp_path, llama_folder, data, *saving)
+    assert again.code == 0 and again.stderr.count("going on from step 1") == 1
+
+
+def test_a_sweep_that_is_asked_to_stop_starts_no_other_point(llama_folder: str, data: str, tmp_path: Path) -> None:
+    stopped = sweep(tmp_path, llama_folder, data, RATES, fault="sft:step:1=SIGTERM")
+    assert stopped.code == 75, stopped.stderr
+    states = [point(tmp_path, f"learning_rate-{rate}")["state"] for rate in ("0.001", "0.01")]
+    assert states == ["stopped", "waiting"]
+    again = sweep(tmp_path, llama_folder, data, RATES)
     assert again.code == 0 and again.stderr.count("going on from step 1") == 1
 
 

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from models.errors import ConfigError, ResourceError
 from train.run import Run
 from train.sharding import Sharding
+from train.training import complete
 
 TEXT = [{"text": f"the capital of {name} {i} is lima ."} for i, name in enumerate(("peru", "chad", "fiji", "mali") * 6)]
 # A schedule, clipping and decay that bite, two micro-batches a step, and an epsilon above the noise of rounding.
@@ -260,7 +261,7 @@ def test_processes_that_do_not_see_each_other_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     blind = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
     with pytest.raises(ConfigError, match="2 processes were launched, the trainer sees 1"):
-        run.complete(blind)
+        complete(run, blind)
 
 
 def test_a_machine_without_libaio_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

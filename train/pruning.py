@@ -37,7 +37,7 @@ class PruneConfig:
     metric: str | None = None  # logged while a stage trains, as in metrics.jsonl; null: no point is pruned
     better: str = "lower"  # or higher
     after_points: int = 4  # others that came as far
-    after_steps: int = 1  # of the point itself
+    after_steps: int = 1  # to which the metric must have been logged
 
     def __post_init__(self) -> None:
         if self.better not in ("lower", "higher"):
@@ -58,16 +58,15 @@ class PruneWatch(TrainerCallback):
         self.cfg, self.sweep, self.log = cfg, sweep, log
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        step = state.global_step
-        why = from_main(self._why(step) if rank() == 0 and step < state.max_steps else None)
+        why = from_main(self._why() if rank() == 0 and state.global_step < state.max_steps else None)
         if why:
             raise Pruned(why)
 
-    def _why(self, step: int) -> str | None:
+    def _why(self) -> str | None:
         ours = logged(self.log, self.cfg.metric)
-        if not ours or step < self.cfg.after_steps:
+        reached = max(ours, default=0)
+        if reached < self.cfg.after_steps:
             return None
-        reached = max(ours)
         own, logs = self._best(ours, reached), (logged(log, self.cfg.metric) for log in self._others())
         others = [self._best(values, reached) for values in logs if values and max(values) >= reached]
         if len(others) < self.cfg.after_points:
