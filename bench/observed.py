@@ -24,8 +24,8 @@ from bench import traffic
 traffic.listen()  # before DeepSpeed takes hold of the collectives
 
 import stages  # noqa: E402, F401
-from launch.composing import composed  # noqa: E402
-from launch.trace import Held, Saved, places, resident  # noqa: E402
+from launch.planning.composing import composed  # noqa: E402
+from launch.planning.trace import Held, Saved, places, resident  # noqa: E402
 from train import run as train_run  # noqa: E402
 from train.processes import rank  # noqa: E402
 from train.trainer import StageTrainer  # noqa: E402

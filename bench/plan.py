@@ -22,8 +22,8 @@ import torch
 from bench.harness import machine, peak_memory, python, write
 from bench.material import make_model
 from bench.observed import trained
-from launch.fitting import Fit, Machine, Planner
-from launch.rows import RowShape
+from launch.planning.fitting import Fit, Machine, Planner
+from launch.planning.rows import RowShape
 from models.chat import ChatFormat, Message
 from models.loading import ModelConfig, load_tokenizer
 

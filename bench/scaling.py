@@ -22,10 +22,10 @@ from bench import plan
 from bench.harness import ROOT, machine, write
 from bench.scaling_page import PICTURE, TABLES, picture, put
 from bench.throughput import THEORY, Hardware, Shape, Traffic, Work, step
-from launch.fitting import LEVELS, Fit, Machine, Planner
-from launch.memory import LIVE
-from launch.planned import GIB
-from launch.rows import RowShape
+from launch.planning.fitting import LEVELS, Fit, Machine, Planner
+from launch.planning.memory import LIVE
+from launch.planning.planned import GIB
+from launch.planning.rows import RowShape
 
 GPUS = (8, 64, 512)
 ROWS, TOKENS = 512, 2048  # of a step, whatever the GPUs: the experiment stays the same

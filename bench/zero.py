@@ -20,7 +20,8 @@ from bench.held_bytes import PARTS
 from bench.preference import put
 
 PAGE = ROOT / "docs/sharding.md"
-STAGES, METHODS, LEVELS = ("base", "sft", "reward", "dpo"), ("full", "lora"), ("none", "zero1", "zero2", "zero3")
+STAGES, METHODS = ("base", "sft", "reward", "dpo", "ppo"), ("full", "lora")
+LEVELS = ("none", "zero1", "zero2", "zero3")
 ALONE = "alone"  # one process, to which all others are compared
 SIZES = {"small": (1000, 128, 2, 4, 256), "tiny": (300, 32, 2, 2, 64)}  # vocabulary, hidden, layers, heads, network
 # A schedule, clipping and decay that bite, two micro-batches a step, and an epsilon above the noise of rounding.
@@ -28,9 +29,11 @@ RECIPE = (
     *("batch_size=8", "accumulation=2", "learning_rate=1e-3", "warmup_steps=2", "schedule=cosine", "epsilon=1e-6"),
     *("max_grad_norm=0.5", "weight_decay=0.1", "log_every=1", "save_every=0"),
 )
+# Four steps a rollout; an epsilon above the noise of rounding, or Adam's first steps are the signs of it.
+ROLLOUTS = ("rl.prompts=16", "rl.epochs=2", "rl.max_new_tokens=16", "rl.evaluation_prompts=8", "trainer.epsilon=1e-3")
 
 
-def inputs(stage: str, material: Path) -> tuple[str, ...]:
+def inputs(stage: str, material: Path, method: str = "full") -> tuple[str, ...]:
     """What a stage trains on."""
     model = f"model.path={material / 'material/base'}"
     return {
@@ -38,6 +41,7 @@ def inputs(stage: str, material: Path) -> tuple[str, ...]:
         "sft": ("data=world", "data.limit=64", model),
         "reward": ("data=kwise", f"data.path={material / 'rankings.jsonl'}", model),
         "dpo": ("data=kwise", f"data.path={material / 'rankings.jsonl'}", model),
+        "ppo": ("data=world_prompts", "data.limit=64", model, f"reward.path={material / f'material-{method}/reward'}"),
     }[stage]
 
 
@@ -48,14 +52,17 @@ def architecture(material: Path) -> Iterator[str]:
         yield f"architecture.{name}={value}"
 
 
-def make_material(folder: Path, sizes: Sequence[int]) -> None:
-    """Rankings, and a base that the other stages start from."""
+def make_material(folder: Path, sizes: Sequence[int], stages: Sequence[str]) -> None:
+    """Rankings, a base that the other stages start from, and reward models for one that learns from them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sizes.json").write_text(json.dumps(sizes))
     with (folder / "rankings.jsonl").open("w") as file:
         file.writelines(json.dumps(ranking(n)) + "\n" for n in range(64))
-    place = (f"outputs={folder}", "name=material", "tracking=none")
-    peak_memory(python("stages.base", *place, *inputs("base", folder), "trainer.max_steps=20", "resume=restart"), 1)
+    place = (f"outputs={folder}", "tracking=none", "resume=restart", "trainer.max_steps=20")
+    peak_memory(python("stages.base", *place, "name=material", *inputs("base", folder)), 1)
+    for method in METHODS if "ppo" in stages else ():
+        own = (f"name=material-{method}", f"adapter={method}", "trainer.batch_size=8")
+        peak_memory(python("stages.reward", *place, *own, *inputs("reward", folder)), 1)
 
 
 def ranking(n: int) -> dict[str, Any]:
@@ -73,10 +80,11 @@ def job(stage: str, method: str, level: str, name: str, folder: Path, steps: int
     sharding = () if level == "none" else ("deepspeed.whole_below=0", "deepspeed.bucket=1000000")
     options = [
         *(f"outputs={folder}", f"name={name}", "tracking=none", "resume=restart", "data.eval_fraction=0.125"),
-        *inputs(stage, folder),
+        *inputs(stage, folder, method),
         *adapter,
         *(f"deepspeed={level}", *sharding),
         *(f"trainer.{option}" for option in (*RECIPE, f"max_steps={steps}")),
+        *((*ROLLOUTS, f"rl.rollouts={-(-steps // 4)}") if stage == "ppo" else ()),
     ]
     return {"stage": stage, "options": options}
 
@@ -129,7 +137,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     folder, steps = arguments.outputs / "zero", 3 if arguments.quick else 20
-    make_material(folder, SIZES["tiny" if arguments.quick else "small"])
+    make_material(folder, SIZES["tiny" if arguments.quick else "small"], arguments.stages)
     kinds = [(stage, method) for stage in arguments.stages for method in METHODS if (stage, method) != ("base", "lora")]
     alone = [job(*kind, "none", f"{kind[1]}-{ALONE}", folder, steps) for kind in kinds]
     together = [job(*kind, level, f"{kind[1]}-{level}", folder, steps) for kind in kinds for level in arguments.levels]

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
 import train.run
-from bench.held_bytes import HeldBytes
+from bench.held_bytes import HeldBytes, frozen_beside
 from train.entry import checked
 from train.processes import gathered, rank
 from train.schemas import schema_node
@@ -30,7 +30,7 @@ class Watched(StageTrainer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        Watched.held = HeldBytes()
+        Watched.held = HeldBytes(frozen_beside(self.batches))
         self.add_callback(Watched.held)
 
 

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import stages  # noqa: F401  settings that libraries read when they are imported
-from launch.blueprint import positions
-from launch.composing import STAGES, composed, nearest, stage_schema
-from launch.fitting import Machine, Planner
-from launch.planned import GIB, Planned
-from launch.rows import RowShape
+from launch.planning.blueprint import positions
+from launch.planning.composing import STAGES, composed, nearest, stage_schema
+from launch.planning.fitting import Machine, Planner
+from launch.planning.planned import GIB, Planned
+from launch.planning.rows import RowShape
 from models.errors import ConfigError
 from stages.ppo import PPOStage
 from stages.sft import SFTStage

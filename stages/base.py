@@ -24,6 +24,7 @@ from train.evaluation import held_out
 from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.training import train
 
 
 @dataclass(kw_only=True)
@@ -55,7 +56,7 @@ def run(cfg: BaseStage) -> Artifact:
         if held:
             held_rows = SupervisedRows(document_trees(held, tokenizer), cfg.layout, cfg.architecture.positions)
             measure = partial(held_out, model, held_rows, supervised)
-        found = run.train(model, batches, supervised, cfg.trainer, measure=measure)
+        found = train(run, model, batches, supervised, cfg.trainer, measure=measure)
         metrics: dict[str, float] = {"parameters": n_parameters, "documents": len(rows), **found}
         if held:
             metrics["perplexity"] = math.exp(metrics["eval_nll"])

@@ -50,6 +50,7 @@ from train.evaluation import held_out
 from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.training import train
 from train.trl_engine import TRLEngine, check_engine, check_preference_loss
 
 
@@ -154,7 +155,7 @@ def learn(
     if isinstance(batches, OnlineRounds):
         pace = Pace(batches.steps)
         trainer = replace(trainer, save_every=batches.steps if trainer.save_every else 0)
-    return run.train(policy, stepped, objective, trainer, pace=pace, measure=measure)
+    return train(run, policy, stepped, objective, trainer, pace=pace, measure=measure)
 
 
 def online_rounds(

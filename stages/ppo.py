@@ -49,6 +49,7 @@ from train.processes import gathered, rank, world_size
 from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.training import train
 
 
 @dataclass(kw_only=True)
@@ -87,7 +88,7 @@ def run(cfg: PPOStage) -> Artifact:
     with Run(cfg, stage="ppo") as run:
         if run.sealed:
             return run.sealed
-        folder, frozen = run.input(cfg.model.path, "policy"), freezing(cfg.deepspeed)
+        folder, frozen = run.input(cfg.model.path, "policy"), freezing(run.sharding)
         policy, tokenizer = load_policy(folder, cfg.model, cfg.adapter)
         chat, voices = ChatFormat(tokenizer), voices_of(policy, folder)
         reward = reward_terms(cfg.reward, tokenizer, cfg.layout, run.say, voices, frozen)
@@ -95,7 +96,7 @@ def run(cfg: PPOStage) -> Artifact:
         critic = starting_critic(cfg.rl, reward, policy, voices, lambda: load_policy(folder, cfg.model)[0], run.say)
         model = ActorCritic(policy, voices or frozen(load_policy(folder, cfg.model)[0]), critic)
         engine = rollout_engine(cfg, model, end_tokens(policy, tokenizer, chat), reward, run.folder)
-        train, held = prompts(cfg, chat, max_positions(policy), run.say)
+        pool, held = prompts(cfg, chat, max_positions(policy), run.say)
         judge = referee(cfg, run, tokenizer, reward, voices, frozen)
         selection = selecting(cfg, run.folder, engine, held, judge, chat)
         objective = PolicyObjective(cfg.rl, first_ratio=0.1 if cfg.trainer.bf16 else 1e-3)
@@ -103,7 +104,7 @@ def run(cfg: PPOStage) -> Artifact:
         log = RolloutLog(run, cfg.rl, controls, reward.columns, selection)
         batches = RLBatches(
             engine=engine,
-            pool=train,
+            pool=pool,
             cfg=cfg.rl,
             objective=objective,
             controls=controls,
@@ -115,7 +116,7 @@ def run(cfg: PPOStage) -> Artifact:
         if not gone_on(run, batches, selection, log):
             log.start()
         rates = dict.fromkeys(OF_CRITIC, cfg.rl.critic_learning_rate)
-        run.train(model, batches, objective, cfg.trainer, rates=rates, pace=Pace(after_step=batches.after_step))
+        train(run, model, batches, objective, cfg.trainer, rates=rates, pace=Pace(after_step=batches.after_step))
         run.say(selection.restore_best())
         chat.configure(policy)
         metrics = {"kept": selection.best, "looks": selection.looks, "alerts": log.told()}
@@ -138,9 +139,7 @@ def gone_on(run: Run, batches: RLBatches, selection: Selection, log: RolloutLog)
 
 def freezing(sharding: Sharding) -> Callable[[nn.Module], nn.Module]:
     """How models that only answer are kept: under ZeRO-3 each process has its part of their weights, too."""
-    if sharding.stage != 3 or world_size() == 1:
-        return freeze
-    return lambda model: partition(freeze(model))
+    return (lambda model: partition(freeze(model))) if sharding.stage == 3 else freeze
 
 
 def prompts(
@@ -148,9 +147,9 @@ def prompts(
 ) -> tuple[list[Question], list[Question]]:
     """For rollouts, and held out, where a response has room beside them."""
     data, room = questions(cfg.data), (cfg.layout.max_length or positions) - cfg.rl.max_new_tokens
-    train, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
-    say(f"{len(train)} prompts for rollouts ({len(data.train) - len(train)} too long), {len(held)} held out")
-    return train, held
+    pool, held = fitting(data.train, chat, room), fitting(data.eval, chat, room)[: cfg.rl.evaluation_prompts]
+    say(f"{len(pool)} prompts for rollouts ({len(data.train) - len(pool)} too long), {len(held)} held out")
+    return pool, held
 
 
 def selecting(

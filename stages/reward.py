@@ -37,6 +37,7 @@ from train.evaluation import held_out
 from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.training import train
 from train.trl_engine import TRLEngine, check_engine
 
 
@@ -74,14 +75,14 @@ def run(cfg: RewardStage) -> Artifact:
         policy, tokenizer = load_policy(folder, cfg.model)
         chat, length = ChatFormat(tokenizer), cfg.layout.max_length or max_positions(policy)
         if cfg.data.path == WORLD:
-            train, held, facts = sampled_rankings(policy, tokenizer, cfg.sampling, cfg.data.seed, run)
+            rankings, held, facts = sampled_rankings(policy, tokenizer, cfg.sampling, cfg.data.seed, run)
         else:
             data = read_rankings(cfg.data)
             run.say(str(data))
-            train, held, facts = data.train, data.eval, facts_of(data)
-        run.write("rankings.jsonl", lambda path: write_rankings(path, train))
+            rankings, held, facts = data.train, data.eval, facts_of(data)
+        run.write("rankings.jsonl", lambda path: write_rankings(path, rankings))
         run.write("held_out.jsonl", lambda path: write_rankings(path, held))
-        rows = RankingRows(train, chat, cfg.layout, length, cfg.loss)
+        rows = RankingRows(rankings, chat, cfg.layout, length, cfg.loss)
         held_rows = RankingRows(held, chat, cfg.layout, length, cfg.loss) if held else None
         objective = RankingObjective(cfg.loss)
         found: dict[str, object] = {}
@@ -96,7 +97,7 @@ def run(cfg: RewardStage) -> Artifact:
             engine.reward(model, rows.labels_of_one_judge(), center=cfg.loss.center)
         else:
             measure = partial(held_out, model, held_rows, objective) if held_rows and cfg.trainer.eval_every else None
-            found |= run.train(model, batches, objective, cfg.trainer, measure=measure)
+            found |= train(run, model, batches, objective, cfg.trainer, measure=measure)
         with whole(model):
             for axis in normalise(model, rows, length_control=cfg.length_control):
                 run.say(f"{axis}: all reference completions score the same; its scores say nothing")

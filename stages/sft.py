@@ -39,6 +39,7 @@ from train.evaluation import held_out
 from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig
+from train.training import train
 from train.trl_engine import TRLEngine, check_engine
 
 REPLAY = "replay"  # its source's name, in the log
@@ -92,7 +93,7 @@ def run(cfg: SFTStage) -> Artifact:
             found = measure() if measure else {}
         else:
             objective = supervised_by_source(rows.names)
-            found = run.train(policy, batches, objective, cfg.trainer, measure=measure)
+            found = train(run, policy, batches, objective, cfg.trainer, measure=measure)
         chat.configure(policy)
         metrics = {"rows": rows.n_rows, "rows_dropped": rows.n_dropped, "rows_cut": rows.n_cut, **found}
         facts = {"data": [reading.counts() for reading in data.readings]}

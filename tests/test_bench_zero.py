@@ -31,5 +31,6 @@ def test_a_quick_run_writes_its_rows(tmp_path: Path) -> None:
 
 def test_the_table_has_a_line_for_each_row() -> None:
     row = {"stage": "sft", "method": "lora", "level": "zero3", "loss_difference": 2e-7, "seconds_per_step": 0.5}
-    table = zero.table([row | {"held_bytes": {"weights": 2_000_000, "gradients": 500_000, "optimizer": 1_500_000}}])
-    assert table.splitlines()[2] == "| sft | lora | zero3 | 2e-07 | 2.00 | 0.50 | 1.50 | 4.00 | 0.50 |"
+    held = {"weights": 2_000_000, "gradients": 500_000, "optimizer": 1_500_000, "frozen": 0}
+    table = zero.table([row | {"held_bytes": held}])
+    assert table.splitlines()[2] == "| sft | lora | zero3 | 2e-07 | 2.00 | 0.50 | 1.50 | 0.00 | 4.00 | 0.50 |"

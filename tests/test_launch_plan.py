@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import observed
 from launch import plan
-from launch.blueprint import Weight
-from launch.composing import composed
-from launch.fitting import Machine, Planner
-from launch.memory import CacheSize, Zero, cache_bytes, states
-from launch.rows import RowShape
+from launch.planning.blueprint import Weight
+from launch.planning.composing import composed
+from launch.planning.fitting import Machine, Planner
+from launch.planning.memory import CacheSize, Zero, cache_bytes, states
+from launch.planning.rows import RowShape
 from models import generation
 from models.chat import ChatFormat, Message
 from models.loading import ModelConfig, load_policy

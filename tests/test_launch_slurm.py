@@ -112,8 +112,8 @@ def test_a_sweep_of_distributed_points_goes_on_where_one_is_stopped(
             lambda: sweep.poll() is not None or (log.exists() and log.read_text().count("\n") > 5), "the point trains"
         )
         assert sweep.poll() is None, (tmp_path / "said").read_text()
-        listed = cluster.run("squeue", "--noheader", "--format=%K %A", cwd=tmp_path).stdout.splitlines()
-        job = dict(line.split() for line in listed)["1"]
+        listed = cluster.run("squeue", "--noheader", "--array", "--format=%F_%K %A", cwd=tmp_path).stdout.splitlines()
+        point, job = next(line.split() for line in listed if "_1 " in line)
         # To its step: Slurm 22.05 signals an element of an array, says that it could not, and does it again.
         stopped = cluster.run("scancel", "--signal=USR2", f"{job}.0", cwd=tmp_path)
         assert stopped.returncode == 0, stopped.stderr
@@ -121,7 +121,9 @@ def test_a_sweep_of_distributed_points_goes_on_where_one_is_stopped(
     finally:
         sweep.kill()
         sweep.wait()
-    assert cluster.job(job)["Restarts"] == "1"
+    assert cluster.job(point)["Restarts"] == "1"
+    [said] = (tmp_path / "out/rates/.submitit").glob("*_1/*_1_0_log.err")
+    assert "stopped by SIGUSR2, saved at step" in said.read_text() and "going on from step" in said.read_text()
     for rate, folder in zip(rates, points, strict=True):
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["hardware"]["processes"] == 2 and manifest["config"]["trainer.learning_rate"] == float(rate)

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from models.errors import ConfigError, ResourceError
 from train.run import Run
 from train.sharding import Sharding
+from train.training import complete
 
 TEXT = [{"text": f"the capital of {name} {i} is lima ."} for i, name in enumerate(("peru", "chad", "fiji", "mali") * 6)]
 # A schedule, clipping and decay that bite, two micro-batches a step, and an epsilon above the noise of rounding.
@@ -225,7 +226,7 @@ def test_each_process_holds_what_theory_says(ran: Ran, level: str) -> None:
     n = sum(value.numel() for value in AutoModelForCausalLM.from_pretrained(artefact / "model").parameters())
     for held in json.loads((artefact / "held.json").read_text()):
         expected = dict(zip(("weights", "gradients", "optimizer"), (n * each for each in THEORY[level]), strict=True))
-        assert held == pytest.approx(expected, rel=0.01)  # what is flat is padded
+        assert held == pytest.approx({**expected, "frozen": 0}, rel=0.01)  # what is flat is padded
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def test_processes_that_do_not_see_each_other_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     blind = SimpleNamespace(accelerator=SimpleNamespace(num_processes=1))
     with pytest.raises(ConfigError, match="2 processes were launched, the trainer sees 1"):
-        run.complete(blind)
+        complete(run, blind)
 
 
 def test_a_machine_without_libaio_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

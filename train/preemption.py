@@ -47,7 +47,8 @@ def heeded() -> Iterator[None]:
             yield
     except Preempted:
         if callable(tell := before.get(_Request.number)):
-            tell(_Request.number, None)
+            with contextlib.suppress(SystemExit):  # they would end this process; it ends, and says why
+                tell(_Request.number, None)
         raise
     finally:
         for number, handler in before.items():

@@ -7,42 +7,36 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
-from models.errors import ConfigError, NumericsError
+from models.errors import NumericsError
 from models.loading import template_digest, tokenizer_digest
-from models.objective import Objective
 from train import checkpoints
 from train.artifact import RUN_RECORD, Artifact, base_of, model_folder, read_artifact, save_model, seal, write_json
-from train.batches import Batches, Share
-from train.callbacks import AfterStep, Checkpoints, MetricsLog, NumbersGuard, Pace, Progress, check_weights
+from train.batches import Share
+from train.callbacks import MetricsLog, NumbersGuard
 from train.checkpoints import CHECKPOINTS
 from train.config import StageConfig
 from train.digests import digest
 from train.faults import check_faults_allowed, fault_point
 from train.lock import FolderLock
-from train.machine import chain, is_out_of_memory, machine_fault
-from train.memory import OutOfMemory, out_of_memory
-from train.preemption import StopWhenAsked, until_step_ends
+from train.machine import machine_fault
+from train.preemption import StopWhenAsked
 from train.processes import barrier, from_main, join, rank, world_size
-from train.pruning import pruning
 from train.records import record_of, standing
 from train.secrets import without_secrets
 from train.sharding import Sharding
-from train.state import load_weights, savable
+from train.state import savable
 from train.surroundings import fall_back, forget_peak_memory, peak_memory_mb, surroundings
 from train.tracking import NoTracker, Tracker, break_off, conclude, open_tracker
-from train.trainer import StageTrainer, TrainerConfig, make_optimizer, rate_multiplier, training_arguments
-from train.watch import HeldOutWatch
+from train.trainer import TrainerConfig
 
 MADE_BY = "made_by"  # in a checkpoint's state: the processes that saved it
 RUNTIME_OPTIONS = ("name", "outputs", "threads", "tracking", "deepspeed")  # no part of what a run is
@@ -57,9 +51,8 @@ class Run:
         self.folder = Path(cfg.outputs) / cfg.name / stage
         self.checkpoints = self.folder / CHECKPOINTS
         self.lock = FolderLock(self.folder)
-        self.state: dict[str, Callable[[], Any]] = {
-            MADE_BY: lambda: self.made_by
-        }  # what a checkpoint remembers of the stage, and what it holds:
+        # What a checkpoint remembers of the stage, and the files of its own that it holds.
+        self.state: dict[str, Callable[[], Any]] = {MADE_BY: lambda: self.made_by}
         self.files: dict[str, Callable[[Path], None]] = {}
         self.sealed: Artifact | None = None
         self.tracker: Tracker = NoTracker()
@@ -99,146 +92,18 @@ class Run:
         """A whole number for one purpose of this run's seed."""
         return int(digest([self.cfg.seed, purpose])[:12], 16)
 
-    def newest_checkpoint(self) -> Path | None:
-        """Where to go on: the newest complete checkpoint. Says which newer ones were passed over, and clears them."""
-        found, passed_over = checkpoints.newest(self.checkpoints)
-        if rank() == 0:
-            for line in passed_over:
-                self.say(f"passed over {line}")
-            checkpoints.remove_incomplete(self.checkpoints)
-        barrier()
-        if found is not None:
-            self.say(f"going on from step {checkpoints.checkpoint_step(found)}")
-            if (before := checkpoints.stage_state(found).get(MADE_BY, self.made_by)) != self.made_by:
-                self.say(
-                    f"the checkpoint was made by {before}, this is {self.made_by}: the same rows make each step, and "
-                    "sums over them are rounded in another order"
-                )
-        return found
-
     @property
     def made_by(self) -> str:
         """How many processes work here, and how they share."""
         return f"{world_size()} process{'es' if world_size() > 1 else ''}, deepspeed={self.sharding.name}"
 
-    def train(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        objective: Objective,
-        trainer: TrainerConfig,
-        *,
-        rates: dict[str, float] | None = None,
-        pace: Pace | None = None,
-        measure: Callable[[], dict[str, float]] | None = None,
-    ) -> dict[str, float]:
-        """Train to the end, from the newest checkpoint on, and leave the weights that are to be kept.
-
-        rates: learning rates of modules by name. measure: held-out metrics of the model as it is. Returns the last
-        measurements, those of the kept weights.
-        """
-        pace = pace or Pace()
-        divides = hasattr(batches, "share") and world_size() == 1 and self.sharding.stage is None
-        if divides and (parts := self.parts or self.restored_state().get("accumulation")):
-            trainer = self._divided(batches, trainer, parts)
-        n_steps = len(batches) // trainer.accumulation
-        arguments = training_arguments(
-            trainer, self.sharding, self.checkpoints, n_steps=n_steps, share=self.share(trainer), seed=self.cfg.seed
-        )
-        watch = self._watch(model, trainer, measure)
-        checkpoint, callbacks = self.going_on(batches, pace)
-        if checkpoint is not None:
-            load_weights(checkpoint, model)
-        optimizer = make_optimizer(model, trainer, rates or {})
-        schedule = rate_multiplier(trainer, n_steps)
-        # The watch comes before what saves checkpoints, so that a checkpoint remembers what was measured at its step.
-        callbacks = [*watch, *callbacks]
-        loop = StageTrainer(model, batches, objective, arguments, optimizer, schedule, callbacks)
-        loop.start = checkpoint
-        try:
-            self.complete(loop, trainer=trainer)
-        except OutOfMemory as error:
-            if not divides or error.step > batches.start_step or trainer.batch_size // trainer.accumulation % 2:
-                raise
-            self.say(f"{error}. Going on with micro-batches of half as many rows")
-            smaller = self._divided(batches, trainer, 2 * trainer.accumulation)
-        else:
-            self.training["training_targets"] = loop.n_targets
-            kept = watch[0].restore_best() if watch else {}
-            return {**(measure() if measure else {}), **kept}
-        set_seed(self.cfg.seed)
-        return self.train(model, batches, objective, smaller, rates=rates, pace=pace, measure=measure)
-
-    def _divided(self, batches: Batches, trainer: TrainerConfig, parts: int) -> TrainerConfig:
-        """The same steps in so many micro-batches, also after the next checkpoint."""
-        self.parts, self.state["accumulation"] = parts, lambda: self.parts
-        trainer = replace(trainer, accumulation=parts)
-        batches.share = self.share(trainer)
-        return trainer
-
-    def _watch(
-        self,
-        model: nn.Module,
-        trainer: TrainerConfig,
-        measure: Callable[[], dict[str, float]] | None,
-    ) -> list[HeldOutWatch]:
-        """What measures on held-out rows under way: nothing, unless the stage can and the configuration says so."""
-        if not trainer.eval_every:
-            return []
-        if measure is None:
-            raise ConfigError(
-                f"trainer.eval_every={trainer.eval_every}: nothing can be measured in this stage, or without held-out "
-                "rows; say 0"
-            )
-        watch = HeldOutWatch(self.folder, model, trainer, measure, self.log, self.say)
-        self.state["watch"] = watch.state_dict
-        if (state := self.restored_state().get("watch")) is not None:
-            watch.load_state_dict(state)
-        return [watch]
-
-    def going_on(self, batches: Batches, pace: Pace | None = None) -> tuple[Path | None, list[TrainerCallback]]:
-        """The checkpoint to go on from, with log and batches set to it, and what watches the training from there."""
-        checkpoint = self.newest_checkpoint()
-        step = checkpoints.checkpoint_step(checkpoint) if checkpoint else 0
-        log = MetricsLog(self.folder / "metrics.jsonl", self.tracker)
-        log.keep_until(step)
-        batches.start_step = step
-        pace = pace or Pace()
-        saver = Checkpoints(self.stage, self.checkpoints, self._state_now, self.files, pace.boundary)
-        self.stop.boundary = pace.boundary
-        watches = [AfterStep(pace.after_step), log, Progress(self.stage), *pruning(self.folder)]
-        return checkpoint, [*watches, saver, self.stop, self.guard]
-
-    def complete(self, loop: Trainer, resume: Path | None = None, trainer: TrainerConfig | None = None) -> None:
-        """Let a trainer run to its last step, once it is sure that it sees all processes.
-
-        resume: a checkpoint in transformers' format that it is to go on from. trainer: how its steps are divided,
-        where the trainer is ours.
-        """
-        if loop.accelerator.num_processes != world_size():
-            raise ConfigError(
-                f"{world_size()} processes were launched, the trainer sees {loop.accelerator.num_processes}: "
-                "every process would train on the same rows"
-            )
-        try:
-            with until_step_ends():
-                done = loop.train(resume_from_checkpoint=str(resume) if resume else None)
-                self.stop.raise_if_stopped()
-            check_weights(loop.model, loop.state.global_step)
-        except NumericsError as error:
-            error.batch = error.batch or getattr(loop, "step_batches", None)
-            raise
-        except Exception as error:
-            if any(map(is_out_of_memory, chain(error))):
-                raise out_of_memory(loop.state.global_step, getattr(loop, "step_batches", []), trainer) from error
-            raise
-        finally:
-            unset_hf_deepspeed_config()  # or transformers would partition whatever model it loads next
-        self.training["training_seconds"] = done.metrics["train_runtime"]
-
     def share(self, trainer: TrainerConfig) -> Share:
         """This process's part of each optimizer step."""
         return Share(trainer.batch_size, trainer.accumulation, rank(), world_size())
+
+    def state_now(self) -> dict[str, Any]:
+        """What a checkpoint remembers of the stage."""
+        return {name: read() for name, read in self.state.items()}
 
     def restored_state(self) -> dict[str, Any]:
         """What the stage saved of its own in the checkpoint that `train` will go on from."""
@@ -331,9 +196,6 @@ class Run:
             )
             if self.tracker.where:
                 self.say(self.tracker.where)
-
-    def _state_now(self) -> dict[str, Any]:
-        return {name: read() for name, read in self.state.items()}
 
     def _end(self, error: BaseException | None) -> None:
         """Let the folder go. What the machine did is said in words of its own."""

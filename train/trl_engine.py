@@ -27,6 +27,7 @@ from train.batches import ShuffledBatches
 from train.run import Run
 from train.sharding import Sharding
 from train.trainer import TrainerConfig, make_optimizer, rate_multiplier, training_arguments
+from train.training import complete, going_on
 from train.trl_rows import Columns, conversation_columns, only_axis, pairs_of, row_order
 
 ENGINES = ("ours", "trl")
@@ -168,7 +169,7 @@ class TRLEngine:
             seed=self.run.cfg.seed,
             kind=partial(config, gradient_checkpointing=False, train_sampling_strategy="sequential"),
         )
-        checkpoint, callbacks = self.run.going_on(self.batches)
+        checkpoint, callbacks = going_on(self.run, self.batches)
         optimizer = make_optimizer(model, self.trainer, {})
         with same_tokens(model), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # names that TRL still uses and transformers will drop
@@ -181,7 +182,7 @@ class TRLEngine:
                 callbacks=callbacks,
             )
             loop.remove_callback(PrinterCallback)
-            self.run.complete(loop, checkpoint)
+            complete(self.run, loop, checkpoint)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Bytes on one GPU, part by part: pure arithmetic on counts.
 
 States follow ZeRO (Rajbhandari et al. 2020, section 3 and figure 1) as DeepSpeed lays them out; what a micro-batch
-needs beside them comes from `launch.trace`. Ψ = numbers that are trained, N = processes.
+needs beside them comes from `launch.planning.trace`. Ψ = numbers that are trained, N = processes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from launch.blueprint import Weight
-from launch.trace import Footprint
+from launch.planning.blueprint import Weight
+from launch.planning.trace import Footprint
 
 FLOAT, BFLOAT = 4, 2  # bytes of a number
 BUCKET, PERSISTENT, LIVE = 500_000_000, 100_000, 1_000_000_000  # DeepSpeed's own, in numbers

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launch.blueprint import Blueprint, Weight, blueprint
-from launch.composing import composed, value_of
-from launch.depth import of_all_layers
-from launch.memory import CacheSize, States, Zero, cache_bytes, drawing_bytes, peak, states
-from launch.rows import RowShape
-from launch.trace import Footprint, attention_of, footprint, forward_peak, with_autocast
+from launch.planning.blueprint import Blueprint, Weight, blueprint
+from launch.planning.composing import composed, value_of
+from launch.planning.depth import of_all_layers
+from launch.planning.memory import CacheSize, States, Zero, cache_bytes, drawing_bytes, peak, states
+from launch.planning.rows import RowShape
+from launch.planning.trace import Footprint, attention_of, footprint, forward_peak, with_autocast
 from models.errors import ConfigError
 from models.virtual_tokens import head_size, key_value_heads
 from stages.ppo import PPOStage

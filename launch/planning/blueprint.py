@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForCausalLM, PreTrainedModel
 
 from instruct.supervised import supervised
-from launch.rows import BatchOf, RowShape, preference_rows, ranking_rows, rollout_rows, supervised_rows
+from launch.planning.rows import BatchOf, RowShape, preference_rows, ranking_rows, rollout_rows, supervised_rows
 from models.adapters import AdapterConfig, adapt
 from models.attention import BY_TREE
 from models.chat import add_chat_template

@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from launch.composing import value_of, without
-from launch.fitting import DISK, LEVELS, Fit, Planner
+from launch.planning.composing import value_of, without
+from launch.planning.fitting import DISK, LEVELS, Fit, Planner
 from models.errors import ResourceError
 
 GIB = 2**30
