@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ArtifactError
-from train.artifact import MANIFEST, is_artifact_folder, read_artifact, seal, write_json
+from train.artifact import MANIFEST, is_artifact_folder, numbers, read_artifact, seal, write_json
 from train.digests import digest, file_digest, folder_digests
 
 FACTS = {"stage": "sft", "kind": "policy", "identity": "abc"}
@@ -183,3 +183,17 @@ def test_folder_digests_go_deep_and_follow_no_link(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("b")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "b")
     assert folder_digests(tmp_path / "in") == {"deep/a": hashlib.sha256(b"a").hexdigest()}
+
+
+def test_numbers_of_nested_metrics_have_full_names() -> None:
+    metrics = {
+        "loss": 0.5,
+        "steps": 3,
+        "kept": {"iteration": 2, "why": "best"},
+        "rounds": [1, 2],
+        "name": "x",
+        "ok": True,
+    }
+    metrics["gold"] = {"honest": {"mean": 0.7, "low": 0.6, "high": 0.8}}
+    assert numbers(metrics) == {"loss": 0.5, "steps": 3, "kept.iteration": 2, "gold.honest": 0.7}
+    assert numbers(metrics["kept"] | {"deep": {"er": 1}}, between="/") == {"iteration": 2, "deep/er": 1}

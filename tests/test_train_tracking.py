@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_server import wandb_server
 
 from train.callbacks import MetricsLog
-from train.tracking import Tracker, TrackingConfig, numbers, open_tracker
+from train.tracking import Tracker, TrackingConfig, open_tracker
 from train.wandb_log import records
 
 
@@ -125,8 +125,3 @@ def test_texts_of_a_table_are_no_marks_of_tensorboard(tmp_path: Path) -> None:
     seen.Reload()
     text = seen.Tensors("samples/text_summary")[0].tensor_proto.string_val[0].decode()
     assert text.splitlines()[2] == "| a&#124;b<br>&#60;script&#62;x&#60;/script&#62; &#42;y&#42; | 0.3333 |"
-
-
-def test_numbers_of_nested_metrics_have_full_names() -> None:
-    metrics = {"loss": 0.5, "steps": 3, "kept": {"iteration": 2, "why": "best"}, "rounds": [1, 2], "name": "x"}
-    assert numbers(metrics) == {"loss": 0.5, "steps": 3, "kept/iteration": 2}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ class Artifact:
     def content(self) -> str:
         """Digest of what was made and from what; wall time and host do not enter."""
         return digest([self.manifest["identity"], self.manifest["files"]])
+
+
+def numbers(metrics: Mapping[str, Any], between: str = ".") -> dict[str, float]:
+    """Every number among a manifest's metrics, by the names that lead to it; of an estimate with its interval, the
+    mean. No texts, lists or truth values."""
+    flat: dict[str, float] = {}
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            if {"mean", "low", "high"} <= set(value):
+                flat[key] = float(value["mean"])
+            else:
+                flat |= {f"{key}{between}{name}": number for name, number in numbers(value, between).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[key] = float(value)
+    return flat
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from models.errors import ConfigError, HHHError, Preempted
-from train.artifact import Artifact, ancestors, write_json
+from train.artifact import Artifact, ancestors, numbers, write_json
 from train.processes import rank
 from train.pruning import Pruned
 from train.secrets import without_secrets
@@ -100,18 +99,6 @@ def measured(artifact: Artifact, sweep: Path) -> dict[str, float]:
         "tokens": sum(m.get("training_targets", 0) for m in manifests),
         "peak_memory_mb": max(m["peak_memory_mb"] for m in manifests),
     }
-
-
-def numbers(found: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number among nested metrics by its dotted name; of an estimate with its interval, the mean."""
-    flat: dict[str, float] = {}
-    for key, value in found.items():
-        if isinstance(value, Mapping):
-            interval = {"mean", "low", "high"} <= set(value)
-            flat |= {prefix + key: float(value["mean"])} if interval else numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[prefix + key] = float(value)
-    return flat
 
 
 def _note(outcome: Outcome, folder: Path) -> None:

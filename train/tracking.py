@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.errors import ConfigError, Preempted
-from train.artifact import Artifact
+from train.artifact import Artifact, numbers
 from train.pruning import Pruned
 from train.secrets import without_secrets
 
@@ -109,7 +109,7 @@ def open_tracker(
 def conclude(tracker: Tracker, made: Artifact) -> str | None:
     """Ends the run of a sealed stage with what it made and measured. Returns what a person should know, if anything."""
     tracker.artifact(made)
-    return tracker.finish(numbers(made.manifest["metrics"]))
+    return tracker.finish(numbers(made.manifest["metrics"], between="/"))
 
 
 def break_off(tracker: Tracker, stage: str, error: BaseException | None) -> None:
@@ -118,14 +118,3 @@ def break_off(tracker: Tracker, stage: str, error: BaseException | None) -> None
     if isinstance(error, Exception) and code not in (Pruned.code, Preempted.code):
         tracker.alert(f"{stage} failed", without_secrets(f"{type(error).__name__}: {error}"))
     tracker.finish({}, exit_code=code if isinstance(code, int) else 1)
-
-
-def numbers(metrics: Mapping[str, Any], place: str = "") -> dict[str, float]:
-    """The numbers of nested metrics by their full names, such as `results/sft/gold/mean`; no texts and no lists."""
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found |= numbers(value, f"{place}{name}/")
-        elif isinstance(value, int | float):
-            found[f"{place}{name}"] = value
-    return found
