@@ -26,7 +26,7 @@ traffic.listen()  # before DeepSpeed takes hold of the collectives
 import stages  # noqa: E402, F401
 from launch.planning.composing import composed  # noqa: E402
 from launch.planning.trace import Held, Saved, places, resident  # noqa: E402
-from train import run as train_run  # noqa: E402
+from train import training  # noqa: E402
 from train.processes import rank  # noqa: E402
 from train.trainer import StageTrainer  # noqa: E402
 
@@ -117,7 +117,7 @@ def unique_bytes(tensors: Iterable[Tensor]) -> int:
 
 def trained(stage: str, options: Sequence[str]) -> dict[str, Any]:
     """Run the stage in this process, and tell what was seen."""
-    train_run.StageTrainer = Observed
+    training.StageTrainer = Observed
     importlib.import_module(f"stages.{stage}").run(composed(stage, options))
     return Observed.found
 

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 
-import train.run
+import train.training
 from bench.held_bytes import HeldBytes, frozen_beside
 from train.entry import checked
 from train.processes import gathered, rank
@@ -36,7 +36,7 @@ class Watched(StageTrainer):
 
 def prepare(trainer: type[StageTrainer] = Watched) -> None:
     """Let every stage train with this one."""
-    train.run.StageTrainer = trainer
+    train.training.StageTrainer = trainer
 
 
 def run(job: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from launch.planning.rows import RowShape
 from models import generation
 from models.chat import ChatFormat, Message
 from models.loading import ModelConfig, load_policy
-from train import run as train_run
+from train import training
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory, llama_folder: str) -> tuple[P
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """What the next training in this process keeps."""
-    monkeypatch.setattr(train_run, "StageTrainer", observed.Observed)
+    monkeypatch.setattr(training, "StageTrainer", observed.Observed)
     monkeypatch.setattr(observed.Observed, "found", {})
     yield observed.Observed.found
 
@@ -188,7 +188,9 @@ def test_low_rank_updates_leave_room_for_all_models_of_ppo(
     _, full = planned(capsys, "gpus=8", *stage)
     _, lora = planned(capsys, "gpus=8", *stage, "adapter=lora")
     assert set(full["weights"]) == {"policy", "critic", "reward", "reference"} and full["shared_backbone_saves"] == 0
-    assert sum(full["weights"].values()) > 3.9 * sum(lora["weights"].values())
+    assert sum(full["weights"].values()) > 3.8 * sum(
+        lora["weights"].values()
+    )  # critic and reward model have no output layer
     assert lora["shared_backbone_saves"] == pytest.approx(3 * 4 * 8.03e9, rel=0.01)
 
 

@@ -56,7 +56,7 @@ def test_what_is_loaded_is_what_was_trained(
         with torch.no_grad():
             kept["logits"] = model.eval()(input_ids=ids).logits
 
-    from train import run as running
+    from train import artifact as running
 
     save = running.save_adapter
     monkeypatch.setattr(running, "save_adapter", lambda model, *a, **k: (remember(model), save(model, *a, **k)))
