@@ -172,6 +172,7 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve() -> None:
     """Fork a child for every line of the input, and answer with its exit code; null where it ran out of time."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell started in the background
     before = dict(os.environ)
     for name in AHEAD:
         importlib.import_module(name)

@@ -107,7 +107,7 @@ def test_gradients_without_numbers_end_with_5_their_batch_and_the_checkpoints_ke
 def test_weights_that_stop_being_numbers_are_in_no_checkpoint(options: tuple[str, ...], tmp_path: Path) -> None:
     ended = stage("ppo", *options, "trainer.learning_rate=1e39", "trainer.save_every=1", cwd=tmp_path)
     assert ended.code == 5, ended.stderr
-    assert "step 1: the weights policy." in ended.error
+    assert "step 1; the weights policy." in ended.error
     assert not list((tmp_path / "outputs/default/ppo/checkpoints").glob("*"))
 
 

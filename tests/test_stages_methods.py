@@ -87,7 +87,7 @@ def test_a_killed_run_ends_with_the_same_adapter(qwen2_folder: str, tmp_path: Pa
     options = (f"outputs={tmp_path}", f"adapter={method}", f"model.path={qwen2_folder}", *STEPS, *alpaca(tmp_path))
     options = (*options, "trainer.max_steps=3", "trainer.save_every=1")
     assert stage("sft", *options, "name=cut", cwd=tmp_path, fault="sft:step:2").code == -9
-    saved = next((tmp_path / "cut/sft/checkpoints/checkpoint-1").glob("model*.safetensors"))
+    saved = next((tmp_path / "cut/sft/checkpoints/checkpoint-1").glob("state-*.safetensors"))
     assert saved.stat().st_size < 0.6 * (Path(qwen2_folder) / "model.safetensors").stat().st_size
     assert stage("sft", *options, "name=cut", cwd=tmp_path).code == 0
     whole = run("sft", *options, "name=whole").folder

@@ -133,7 +133,8 @@ def report_error(error: BaseException, known: Sequence[str], debug: bool) -> int
         return int(error.code or 0)
     line, code = _cause(error, known)
     if speaks_for_all() or (line is None and not met()):  # what nobody foresaw need not befall two processes alike
-        print(f"error: {without_secrets(' '.join(explained(error, known, debug)[0].split()))}", file=sys.stderr)
+        said = " ".join(explained(error, known, debug)[0].split())
+        sys.stderr.write(f"error: {without_secrets(said)}\n")  # at once: other processes write there, too
     return code
 
 

@@ -127,7 +127,8 @@ class Run:
     def say(self, line: str) -> None:
         """One line for the person who waits."""
         if rank() == 0:
-            print(f"[{self.stage}] {without_secrets(line)}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"[{self.stage}] {without_secrets(line)}\n")  # at once: other processes write there, too
+            sys.stderr.flush()
 
     def warn(self, title: str, text: str) -> None:
         """Something that should worry whoever watches: to the person who waits, and to the tracker."""
