@@ -56,7 +56,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="a sealed chain of the embedded world: outputs/demo")
-    parser.add_argument("--prompts", type=int, default=150, help="whose rankings a weak reward model learns from")
+    parser.add_argument("--prompts", type=int, default=500, help="whose rankings a weak reward model learns from")
     parser.add_argument("--rollouts", type=int, default=40, help="at most, of each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, each on a core of its own")

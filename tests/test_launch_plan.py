@@ -165,7 +165,9 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, d
 
 def test_a_plan_needs_no_weights_and_its_command_runs(config_alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = ["-m", "stages.sft", f"model.path={config_alone}", "data=alpaca", "data.path=a b.json"]
-    code, found = planned(capsys, "gpus=8", "memory=80", *stage, "trainer.batch_size=64", "trainer.bf16=true")
+    code, found = planned(
+        capsys, "gpus=8", "memory=80", "tokens=256", *stage, "trainer.batch_size=64", "trainer.bf16=true"
+    )
     assert code == 0 and found["fits"]
     assert found["weights"]["policy"] == 4 * 8_030_261_248  # Llama 3.1 8B, as its model card counts
     start, _, typed = found["command"].partition(" -m stages.sft ")

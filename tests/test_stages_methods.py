@@ -88,7 +88,8 @@ def test_a_killed_run_ends_with_the_same_adapter(qwen2_folder: str, tmp_path: Pa
     options = (*options, "trainer.max_steps=3", "trainer.save_every=1")
     assert stage("sft", *options, "name=cut", cwd=tmp_path, fault="sft:step:2").code == -9
     saved = next((tmp_path / "cut/sft/checkpoints/checkpoint-1").glob("state-*.safetensors"))
-    assert saved.stat().st_size < 0.6 * (Path(qwen2_folder) / "model.safetensors").stat().st_size
+    size = (Path(qwen2_folder) / "model.safetensors").stat().st_size
+    assert saved.stat().st_size < 3 * 0.6 * size  # what is trained, with two moments, and not what is frozen
     assert stage("sft", *options, "name=cut", cwd=tmp_path).code == 0
     whole = run("sft", *options, "name=whole").folder
     digests = [folder_digests(folder / "model") for folder in (tmp_path / "cut/sft", whole)]

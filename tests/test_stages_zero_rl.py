@@ -152,6 +152,10 @@ def test_each_process_holds_its_share_of_four_models(folder: Path, tiny: Path, l
     for held in json.loads((folder / together / "ppo/held.json").read_text()):
         parts = ("weights", "gradients", "optimizer", "frozen")
         expected = {part: of_two * each for part, each in zip(parts, THEORY[level], strict=True)}
+        border = expected.pop("gradients")
+        assert held.pop("gradients") == pytest.approx(
+            border, rel=0.08
+        )  # one that both hold a part of may be held whole
         assert held == pytest.approx(expected, rel=0.03)  # what is flat is padded
 
 
