@@ -287,6 +287,20 @@ def test_a_stage_that_is_killed_and_started_again_ends_as_if_nothing_had_been(
             assert contents(found[0] / beside) == contents(found[1] / beside)
 
 
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_serves(tiny: Path, llama_folder: str) -> None:
+    saved = (*sft(tiny, llama_folder, tiny / "alpaca.jsonl"), "trainer.max_steps=4", "trainer.save_every=1")
+    assert stage("sft", *saved, "name=damaged", cwd=tiny, fault="sft:step:3").code == -9
+    folder = tiny / "out/damaged/sft/checkpoints"
+    newest = max(folder.glob("checkpoint-*"))
+    [state] = newest.glob("state-*.safetensors")
+    state.write_bytes(state.read_bytes()[:-1])
+    ended = stage("sft", *saved, "name=damaged", cwd=tiny)
+    assert ended.code == 0, ended.stderr
+    [line] = [line for line in ended.stderr.splitlines() if "passed over" in line]
+    assert str(newest) in line and state.name in line and "going on from step 1" in ended.stderr
+    assert contents(tiny / "out/damaged/sft/model") == contents(run("sft", *saved, "name=sound").folder / "model")
+
+
 # --- the outside world ------------------------------------------------------------------------------------------------
 
 

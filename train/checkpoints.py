@@ -30,14 +30,14 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest complete checkpoint below the folder, in numeric order, and why newer ones were passed over."""
-    passed_over: list[str] = []
+def newest(folder: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest complete checkpoint below the folder, in numeric order, and what is wrong with newer ones."""
+    passed_over: dict[Path, str] = {}
     for checkpoint in sorted(_all(folder), key=checkpoint_step, reverse=True):
         fault = damage(checkpoint)
         if fault is None:
             return checkpoint, passed_over
-        passed_over.append(f"{checkpoint}: {fault}")
+        passed_over[checkpoint] = fault
     return None, passed_over
 
 
@@ -48,13 +48,6 @@ def named(path: Path) -> Path:
     if (fault := damage(path)) is not None:
         raise ArtifactError(f"{path}: {fault}")
     return path
-
-
-def remove_incomplete(folder: Path) -> None:
-    """Clear away what an interrupted save left."""
-    for checkpoint in _all(folder):
-        if damage(checkpoint) is not None:
-            shutil.rmtree(checkpoint)
 
 
 def keep_newest(folder: Path, n: int) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,15 +106,19 @@ class Run:
         """What a checkpoint remembers of the stage."""
         return {name: read() for name, read in self.state.items()}
 
+    @cached_property
+    def found(self) -> tuple[Path | None, dict[Path, str]]:
+        """The checkpoint that training goes on from, and what is wrong with newer ones. Looked for once: every file of
+        it is digested."""
+        return checkpoints.newest(self.checkpoints)
+
     def restored_state(self) -> dict[str, Any]:
         """What the stage saved of its own in the checkpoint that `train` will go on from."""
-        found, _ = checkpoints.newest(self.checkpoints)
-        return checkpoints.stage_state(found) if found else {}
+        return checkpoints.stage_state(self.found[0]) if self.found[0] else {}
 
     def restored_file(self, name: str) -> Path:
         """Where a file of the stage's own lies in that checkpoint; it need not be there."""
-        found, _ = checkpoints.newest(self.checkpoints)
-        return (found or self.checkpoints) / name
+        return (self.found[0] or self.checkpoints) / name
 
     def begin_log(self) -> None:
         """Forget what was logged by a run that was cut off before its first checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,12 +121,13 @@ def going_on(run: Run, batches: Batches, pace: Pace | None = None) -> tuple[Path
 
 def newest_checkpoint(run: Run) -> Path | None:
     """Where to go on: the newest complete checkpoint. Says which newer ones were passed over, and clears them."""
-    found, passed_over = checkpoints.newest(run.checkpoints)
+    found, passed_over = run.found
+    barrier()  # every process has looked
     if rank() == 0:
-        for line in passed_over:
-            run.say(f"passed over {line}")
-        checkpoints.remove_incomplete(run.checkpoints)
-    barrier()
+        for checkpoint, fault in passed_over.items():
+            run.say(f"passed over {checkpoint}: {fault}")
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        passed_over.clear()
     if found is not None:
         run.say(f"going on from step {checkpoints.checkpoint_step(found)}")
         if (before := checkpoints.stage_state(found).get(MADE_BY, run.made_by)) != run.made_by:
