@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.curves import Curve, Panel, curves
 from bench.harness import machine, write
-from bench.preference import put
+from bench.pages import put
 from bench.world_runs import QUICK, Look, averaged, recipe, trained
 from rl.config import RLConfig
 

@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from bench.harness import machine, write
-from bench.preference import put
+from bench.pages import put
 from bench.world_runs import QUICK, trained
 from models.scorer import AXES
 

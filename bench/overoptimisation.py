@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from bench.curves import Curve, Panel, curves
 from bench.harness import machine, peak_memory, python, write
-from bench.preference import put
+from bench.pages import put
 from bench.world_runs import PIPELINE, QUICK, flat, trained, world_of
 
 N_WEAK = 3  # reward models of few prompts

@@ -3,22 +3,23 @@
 DPO of one SFT model on one file of rankings by each of METHODS, with the pipeline's recipe, at several seeds of the row
 order; every policy answers the embedded world's test prompts, greedy, and the truth judges.
 A gain is over the SFT model on the same prompts; its interval is over prompts, each first averaged over the seeds.
-Writes the table into docs/preference.md. What is trained and measured already is not made again.
+Writes <outputs>/preference.json, and the table of docs/preference.md with --docs docs.
+What is trained and measured already is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from bench.harness import ROOT, machine, peak_memory, python, write
+from bench.harness import machine, peak_memory, python, write
 from bench.methods import pipeline_options, subject
+from bench.pages import put
 from evals.intervals import Estimate, paired_difference
 from models.scorer import AXES
 from stages.world_panel import WorldPanel
@@ -28,8 +29,6 @@ METHODS = {
     "pairwise": ("all strict pairs (`loss=sigmoid`)", ("loss=sigmoid",)),
     "best_worst": ("best against worst (`loss.pairs=best_worst`)", ("loss=sigmoid", "loss.pairs=best_worst")),
 }
-PAGE = ROOT / "docs/preference.md"
-MARKS = "<!-- table -->", "<!-- end of table -->"
 QUICK = ("trainer.max_steps=2", "trainer.warmup_steps=1")
 
 
@@ -79,14 +78,6 @@ def table(rows: list[dict], before: torch.Tensor) -> str:
     return "\n".join(lines)
 
 
-def put(text: str, page: Path) -> None:
-    """The table between its marks on the page."""
-    start, end = map(re.escape, MARKS)
-    whole = page.read_text(encoding="utf-8")
-    between = f"{MARKS[0]}\n{text}\n{MARKS[1]}"
-    page.write_text(re.sub(f"{start}.*{end}", lambda _: between, whole, flags=re.DOTALL), encoding="utf-8")
-
-
 def main(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     panel, about, rows = WorldPanel(0, 1 if arguments.quick else 100), machine(arguments.threads), []
@@ -100,8 +91,8 @@ def main(arguments: argparse.Namespace) -> None:
             found = {"subject": "preference", "machine": about, "seeds": arguments.seeds, "rows": rows}
             write({**found, "sft": _axes(before)}, arguments.outputs / "preference.json")
     print(table(rows, before))
-    if not arguments.quick:
-        put(table(rows, before), PAGE)
+    if arguments.docs:
+        put(table(rows, before), arguments.docs / "preference.md")
 
 
 if __name__ == "__main__":
@@ -115,4 +106,5 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="two steps and few prompts: does it run at all?")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("--docs", type=Path, help="the folder of preference.md, whose table is renewed")
     main(parser.parse_args())

@@ -2,8 +2,8 @@
 
 Measures what a step of DeepSpeed ZeRO sends (two gloo processes on the CPU, by `bench.observed`), computes from that
 and from stated hardware the tokens a second of 8, 64 and 512 GPUs for models of 1 to 70 B, with the memory that
-`launch.plan` gives them, and writes outputs/bench/scaling.json, the tables of docs/scaling.md between their marks, and
-its picture.
+`launch.plan` gives them, and writes outputs/bench/scaling.json; with --docs docs the tables and the picture of
+docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 from transformers import LlamaConfig
 
 from bench import plan
-from bench.harness import ROOT, machine, write
-from bench.scaling_page import PICTURE, TABLES, picture, put
+from bench.harness import machine, write
+from bench.pages import put
+from bench.scaling_page import PICTURE, TABLES, picture
 from bench.throughput import THEORY, Hardware, Shape, Traffic, Work, step
 from launch.planning.fitting import LEVELS, Fit, Machine, Planner
 from launch.planning.memory import LIVE
@@ -155,7 +156,7 @@ def least(of_levels: Sequence[Fit]) -> dict[str, float]:
     return {level: min(sizes) for level, sizes in found.items() if sizes}
 
 
-def main(models: Sequence[str], threads: int, outputs: Path, page: Path | None) -> None:
+def main(models: Sequence[str], threads: int, outputs: Path, docs: Path | None) -> None:
     hardware = Hardware()
     traffic = measured_traffic(outputs, threads)
     rows = list(computed(traffic, hardware, models))
@@ -170,10 +171,10 @@ def main(models: Sequence[str], threads: int, outputs: Path, page: Path | None) 
     write(found, outputs / "scaling.json")
     for name, table in TABLES.items():
         print(f"\n{name}\n{table(found)}")
-        if page is not None:
-            put(table(found), page, name)
-    if page is not None:
-        (page.parent / PICTURE).write_text(picture(found))
+        if docs is not None:
+            put(table(found), docs / "scaling.md", name)
+    if docs is not None:
+        (docs / PICTURE).write_text(picture(found))
 
 
 if __name__ == "__main__":
@@ -181,5 +182,5 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/scaling.md", help="whose tables are replaced")
+    parser.add_argument("--docs", type=Path, help="the folder of scaling.md, whose tables and picture are renewed")
     main(**vars(parser.parse_args()))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.curves import spread
@@ -70,14 +68,6 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "throughput": throughput_table,
     "memory": memory_table,
 }
-
-
-def put(text: str, page: Path, name: str) -> None:
-    """The table between its marks on the page."""
-    marks = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    whole, between = page.read_text(encoding="utf-8"), f"{marks[0]}\n{text}\n{marks[1]}"
-    start, end = map(re.escape, marks)
-    page.write_text(re.sub(f"{start}.*{end}", lambda _: between, whole, flags=re.DOTALL), encoding="utf-8")
 
 
 def picture(found: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 Each pair of processes trains a small Llama on the same rows as one process alone, with all weights and with LoRA. The
 table says by how much the loss of a step differs at most, which bytes a process holds, and how long a step takes on
-this machine, whose processes share its cores: no measure of speed on a cluster. Writes outputs/bench/zero.json and the
-table of docs/sharding.md.
+this machine, whose processes share its cores: no measure of speed on a cluster. Writes outputs/bench/zero.json, and the
+table of docs/sharding.md with --docs docs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.harness import ROOT, machine, peak_memory, python, write
+from bench.harness import machine, peak_memory, python, write
 from bench.held_bytes import PARTS
-from bench.preference import put
+from bench.pages import put
 
-PAGE = ROOT / "docs/sharding.md"
 STAGES, METHODS = ("base", "sft", "reward", "dpo", "ppo"), ("full", "lora")
 LEVELS = ("none", "zero1", "zero2", "zero3")
 ALONE = "alone"  # one process, to which all others are compared
@@ -146,8 +145,8 @@ def main(arguments: argparse.Namespace) -> None:
     rows = [row(*kind, level, folder) for kind in kinds for level in arguments.levels]
     write({"subject": "zero", "machine": machine(1), "rows": rows}, arguments.outputs / "zero.json")
     print(table(rows), file=sys.stdout)
-    if not arguments.quick:
-        put(table(rows), PAGE)
+    if arguments.docs:
+        put(table(rows), arguments.docs / "sharding.md")
 
 
 if __name__ == "__main__":
@@ -156,4 +155,5 @@ if __name__ == "__main__":
     parser.add_argument("--levels", nargs="+", default=list(LEVELS), choices=list(LEVELS))
     parser.add_argument("--quick", action="store_true", help="three steps of a tiny model: does it run at all?")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("--docs", type=Path, help="the folder of sharding.md, whose whole table is renewed")
     main(parser.parse_args())

@@ -14,6 +14,7 @@ from tiny_data import STEPS
 
 from bench import decode, methods, preference
 from bench.harness import Contestant, Failed, Outcome, Work, agreement, peak_memory, results
+from bench.pages import put
 
 CURVE = [2.0, 1.5, 1.0]
 
@@ -99,7 +100,7 @@ def test_the_table_of_preferences_has_paired_gains_and_stands_between_its_marks(
     assert found["gold"] == pytest.approx([0.75, 5.5 / 6]) and found["gain"]["mean"] == pytest.approx(0.5 / 6)
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- table -->\nold\n<!-- end of table -->\nbelow\n")
-    preference.put(preference.table([found], before), page)
+    put(preference.table([found], before), page)
     above, *lines, below = page.read_text().splitlines()
     assert (above, below) == ("above", "below") and "old" not in lines
     assert "| 4 | 0.750 · 0.917 | 0.833 | +0.083 [+0.000, +0.167] | 0.750 | 0.750 | 1.000 |" in lines[-2]
