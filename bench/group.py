@@ -2,9 +2,10 @@
 
 GRPO and RLOO, eight responses a prompt, KL on. Both sides train a Llama of 10 M parameters on the same prompts of
 hh-rlhf with a reward model of the same size: as many rollouts and steps, responses that all have the same length, the
-same rates and coefficients. Ours is `python -m stages.ppo rl.algorithm=...`, with and without the prompt tree. Of TRL
-there is the default, with only what must be equal set, and settings that its documentation offers for speed. Before
-anything is timed both learn from the same recorded responses, and their losses and gradients must agree.
+same rates and coefficients. Ours is `python -m stages.ppo rl.algorithm=...`, with and without the prompt tree, and with
+what it offers to spare memory. Of TRL there is the default, with only what must be equal set, and settings that its
+documentation offers for speed. Before anything is timed both learn from the same recorded responses, and their losses
+and gradients must agree.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ FOR_SPEED: dict[str, Settings] = {
 OWN = {"rloo": ("rl.aggregation=seq_mean_token_sum",)}  # RLOOTrainer adds the tokens of a response up
 ALGORITHMS = ("grpo", "rloo")
 
-
 WITHOUT_TREE = "ours, no tree"
+SPARING = "ours, sparing memory", ("trainer.gradient_checkpointing=true", "rl.sampler.batch_size=16")
 
 
 def mine(algorithm: str, rollouts: int, prompts: int, length: int) -> list[str]:
@@ -78,7 +79,10 @@ def contestants(algorithm: str, quick: bool, material: Path, precision: str) -> 
     if not quick:
         alone = ("layout.tree=false",)
         without = ours(WITHOUT_TREE, material, precision, work[1] * SAMPLES, mine(algorithm, *work), alone)
-        sides.append(replace(without, same_steps=False))  # rounding may turn a token of its second rollout
+        name, less = SPARING
+        sparing = ours(name, material, precision, work[1] * SAMPLES, mine(algorithm, *work), less)
+        # Rounding may turn a token of their second rollout.
+        sides += [replace(side, same_steps=False) for side in (without, sparing)]
     for name, settings in {"default": {}, **({} if quick else FOR_SPEED)}.items():
         equal = theirs(*work) | accumulated(work[1], settings)
         command = partial(peer_command, algorithm, material)
