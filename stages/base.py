@@ -55,7 +55,7 @@ def run(cfg: BaseStage) -> Artifact:
         measure = None
         if held:
             held_rows = SupervisedRows(document_trees(held, tokenizer), cfg.layout, cfg.architecture.positions)
-            measure = partial(held_out, model, held_rows, supervised)
+            measure = partial(held_out, model, held_rows, supervised, batch_size=batches.share.rows)
         found = train(run, model, batches, supervised, cfg.trainer, measure=measure)
         metrics: dict[str, float] = {"parameters": n_parameters, "documents": len(rows), **found}
         if held:

@@ -116,8 +116,10 @@ def run(cfg: DPOStage) -> Artifact:
                 rows.refer(reference.of(rows.referred))
             return rows
 
-        objective, held = objective_of(cfg), rows_of(data.eval) if data.eval else None
-        measure = partial(held_out, policy, held, objective, bf16=cfg.trainer.bf16) if held else None
+        objective, held, share = objective_of(cfg), rows_of(data.eval) if data.eval else None, run.share(cfg.trainer)
+        measure = None
+        if held:
+            measure = partial(held_out, policy, held, objective, batch_size=share.rows, bf16=cfg.trainer.bf16)
         if cfg.online.rounds:
             rounds = online_rounds(run, cfg, folder, policy, tokenizer, [record.prompt for record in data.train])
             found = learn(run, cfg, policy, rounds, objective, measure) | {"rounds": rounds.told}
@@ -126,7 +128,7 @@ def run(cfg: DPOStage) -> Artifact:
             say_balance(run, rows, cfg.loss)
             batches = ShuffledBatches(
                 rows,
-                run.share(cfg.trainer),
+                share,
                 steps=cfg.trainer.steps(len(rows)),
                 seed=cfg.seed,
                 shuffle=cfg.trainer.shuffle,

@@ -19,7 +19,6 @@ from models.errors import ConfigError
 from models.layout import LayoutConfig
 from models.loading import ModelConfig, load_policy, load_tokenizer, max_positions
 from models.options import RUNTIME
-from models.partitioned import whole
 from models.scorer import AXES, reward_model_from, without_length
 from reward.assessment import scored_pairs
 from reward.calibration import affine_stats, length_slope
@@ -96,12 +95,13 @@ def run(cfg: RewardStage) -> Artifact:
             engine = TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer)
             engine.reward(model, rows.labels_of_one_judge(), center=cfg.loss.center)
         else:
-            measure = partial(held_out, model, held_rows, objective) if held_rows and cfg.trainer.eval_every else None
+            measure = None
+            if held_rows and cfg.trainer.eval_every:
+                measure = partial(held_out, model, held_rows, objective, batch_size=batches.share.rows)
             found |= train(run, model, batches, objective, cfg.trainer, measure=measure)
-        with whole(model):
-            for axis in normalise(model, rows, length_control=cfg.length_control):
-                run.say(f"{axis}: all reference completions score the same; its scores say nothing")
-            found |= measured(model, held_rows, chat, run) if held_rows else {}
+        for axis in normalise(model, rows, length_control=cfg.length_control):
+            run.say(f"{axis}: all reference completions score the same; its scores say nothing")
+        found |= measured(model, held_rows, chat, run) if held_rows else {}
         dropped = {"rankings_dropped": rows.n_dropped, "rankings_cut_alike": rows.n_alike}
         metrics = {"rankings": len(rows), **dropped, **found}
         return run.seal("reward", model=model, tokenizer=tokenizer, metrics=metrics, facts=facts)

@@ -87,7 +87,7 @@ def run(cfg: SFTStage) -> Artifact:
         if data.eval:
             trees = [conversation_tree(x.messages, chat) for x in data.eval]
             held = SupervisedRows(trees, cfg.layout, length, [x.source for x in data.eval])
-            measure = partial(held_out, policy, held, supervised_by_source(held.names))
+            measure = partial(held_out, policy, held, supervised_by_source(held.names), batch_size=batches.share.rows)
         if cfg.engine == "trl":
             TRLEngine(run, tokenizer, rows.trees, batches, cfg.trainer).supervised(policy)
             found = measure() if measure else {}

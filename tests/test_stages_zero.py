@@ -28,8 +28,9 @@ TEXT = [{"text": f"the capital of {name} {i} is lima ."} for i, name in enumerat
 # A schedule, clipping and decay that bite, two micro-batches a step, and an epsilon above the noise of rounding.
 RECIPE = (
     *("batch_size=4", "accumulation=2", "learning_rate=1e-3", "warmup_steps=2", "schedule=cosine", "final_rate=0.1"),
-    *("epsilon=1e-6", "max_grad_norm=0.5", "weight_decay=0.1", "log_every=1", "max_steps=20"),
+    *("epsilon=1e-6", "max_grad_norm=0.5", "weight_decay=0.1", "log_every=1", "eval_every=7", "max_steps=20"),
 )
+METRIC = {"reward": "eval_loss/helpful", "dpo": "eval_preference_loss"}  # that is watched, where it is not eval_nll
 WHOLE_BELOW = "deepspeed.whole_below=0"  # of a tiny model all weights would stay whole
 CHECKPOINTING, BF16 = "trainer.gradient_checkpointing=true", "trainer.bf16=true"
 
@@ -131,7 +132,8 @@ def options(case: Case, name: str, folder: Path, model: str, *more: str) -> list
         data += ("architecture.heads=2", "architecture.feed_forward=64", "architecture.vocabulary=300")
     place = (f"outputs={folder}", f'name="{name}"', "tracking=none", "data.eval_fraction=0.2")
     sharded = (f"deepspeed={case.level}", WHOLE_BELOW)
-    return [*place, *data, *sharded, *case.more, *(f"trainer.{option}" for option in RECIPE), *more]
+    recipe = (*RECIPE, f"metric={METRIC.get(case.stage, 'eval_nll')}")
+    return [*place, *data, *sharded, *case.more, *(f"trainer.{option}" for option in recipe), *more]
 
 
 def run(folder: Path, processes: int, jobs: list[dict[str, Any]]) -> Ended:

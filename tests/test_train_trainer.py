@@ -218,13 +218,13 @@ def test_no_held_out_rows_make_no_metric_up(llama_folder: str) -> None:
         def collate(self, indices: object) -> Batch:
             raise AssertionError("nothing to collate")
 
-    assert held_out(fresh(llama_folder), Nothing(), supervised) == {}
+    assert held_out(fresh(llama_folder), Nothing(), supervised, batch_size=4) == {}
 
 
 def test_measuring_gives_the_training_mode_back(llama_folder: str) -> None:
     for mode in (True, False):
         model = fresh(llama_folder).train(mode)
-        held_out(model, rows(), supervised)
+        held_out(model, rows(), supervised, batch_size=4)
         assert model.training is mode
 
 

@@ -45,6 +45,11 @@ class Share:
                 f"{self.world} × {self.accumulation}"
             )
 
+    @property
+    def rows(self) -> int:
+        """Of a micro-batch."""
+        return self.batch_size // (self.world * self.accumulation)
+
 
 class ShuffledBatches:
     """Passes over rows, reshuffled each pass; the rows of a step are the same for any number of processes.

@@ -231,7 +231,7 @@ def training_arguments(
         return kind(
             output_dir=str(folder),
             max_steps=n_steps,
-            per_device_train_batch_size=share.batch_size // (share.world * share.accumulation),
+            per_device_train_batch_size=share.rows,
             gradient_accumulation_steps=share.accumulation,
             max_grad_norm=cfg.max_grad_norm,
             learning_rate=cfg.learning_rate,

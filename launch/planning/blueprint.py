@@ -39,7 +39,6 @@ from stages.ppo import PPOStage
 from stages.reward import RewardStage
 from stages.sft import SFTStage
 
-HELD_OUT = 32  # rows that are measured at once
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight: four bits, and doubly quantised scales of blocks of 64
 
 
@@ -121,15 +120,10 @@ def _dpo(cfg: DPOStage, shape: RowShape) -> Blueprint:
 
 
 def _learner(model: PreTrainedModel, cfg: Any, objective: Objective, batch: BatchOf) -> Blueprint:
-    """One model that learns alone."""
-
-    def measured(rows: Batch) -> object:
-        return objective(model, rows, rows["units"])
-
-    forwards = {"measuring held-out rows": (measured, batch, HELD_OUT)} if cfg.data.eval_fraction else {}
+    """One model that learns alone. It needs less where it is measured, a micro-batch at a time."""
     role = "reward" if isinstance(cfg, RewardStage) else "policy"
     weights = list(_weights(model, lambda _: role, quantised(cfg)))
-    return Blueprint(model, objective, batch, weights, model.config, forwards)
+    return Blueprint(model, objective, batch, weights, model.config)
 
 
 def _ppo(cfg: PPOStage, shape: RowShape) -> Blueprint:

@@ -119,18 +119,15 @@ class Planner:
         return composed(self.stage, [*self.options, f"deepspeed={level}", *more])
 
     def largest(self, level: str, recompute: bool) -> Fit:
-        """With the largest micro-batch that fits, or the smallest where none does."""
-        sizes = self.micro_batches()
-        found, low, high = self.fit(level, recompute, sizes[0]), 1, len(sizes) - 1
-        if not found.fits:
-            return found
-        while low <= high:
-            middle = (low + high) // 2
-            tried = self.fit(level, recompute, sizes[middle])
-            if tried.fits:
-                found, low = tried, middle + 1
-            else:
-                high = middle - 1
+        """With the largest micro-batch that fits, or the smallest where none does. From the smallest on: the time of a
+        trace grows with its rows, and of a large model few fit."""
+        smallest, *larger = self.micro_batches()
+        found = self.fit(level, recompute, smallest)
+        for rows in larger if found.fits else ():
+            tried = self.fit(level, recompute, rows)
+            if not tried.fits:
+                break
+            found = tried
         return found
 
     def micro_batches(self) -> list[int]:
