@@ -24,6 +24,7 @@ from bench import traffic
 traffic.listen()  # before DeepSpeed takes hold of the collectives
 
 import stages  # noqa: E402, F401
+from bench.held_bytes import frozen_beside  # noqa: E402
 from launch.planning.composing import composed  # noqa: E402
 from launch.planning.trace import Held, Saved, places, resident  # noqa: E402
 from train import training  # noqa: E402
@@ -70,19 +71,18 @@ class Observed(StageTrainer):
         def observed(*args: Any, **options: Any) -> Any:
             gradients = max(self._between, gradients_of(optimizer, self.model))  # ZeRO-1 holds whole ones before
             done = step(*args, **options)
-            states = optimizer_states(optimizer)
-            self.found |= {"weights": weights_of(self.model), "gradients": gradients, "optimizer": states}
+            states, frozen = optimizer_states(optimizer), frozen_beside(self.batches)
+            self.found |= {"weights": weights_of(self.model, *frozen), "gradients": gradients, "optimizer": states}
             self.found["numel"] = trained_numbers(self.model)
             return done
 
         optimizer.step, optimizer.is_observed = observed, True
 
 
-def weights_of(model: nn.Module) -> int:
+def weights_of(*models: nn.Module) -> int:
     """Bytes of the weights in this process: under ZeRO-3 its share, and those that are whole everywhere."""
-    return unique_bytes(
-        part for p in model.parameters() for part in (p.data, getattr(p, "ds_tensor", None)) if part is not None
-    )
+    weights = [p for model in models for p in model.parameters()]
+    return unique_bytes(part for p in weights for part in (p.data, getattr(p, "ds_tensor", None)) if part is not None)
 
 
 def trained_numbers(model: nn.Module) -> int:

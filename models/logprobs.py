@@ -19,7 +19,8 @@ from models.layout import NARROW, Batch, attention_mask
 from models.virtual_tokens import virtual_tokens
 
 CHUNK_ELEMENTS = 1 << 24  # logits that may exist at once: 64 MiB in float32
-PART_ELEMENTS = 1 << 18  # logits that are worked on at once: 1 MiB, which stays in a core's cache
+PART_ELEMENTS = 1 << 18  # logits that are worked on at once there: 1 MiB, which stays in a core's cache
+PARTED_ON = ("cpu",)  # elsewhere a few rows would be a kernel's launch and no work
 
 
 class TokenLogprobs(NamedTuple):
@@ -135,7 +136,8 @@ class _AtTargets(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, target: Tensor, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
-        norms, entropies, rows = [], [], max(1, PART_ELEMENTS // logits.shape[-1])
+        at_once = PART_ELEMENTS if logits.device.type in PARTED_ON else CHUNK_ELEMENTS
+        norms, entropies, rows = [], [], max(1, at_once // logits.shape[-1])
         for part in logits.split(rows):
             scaled = _scaled(part, temperature)
             norms.append(scaled.logsumexp(-1))

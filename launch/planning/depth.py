@@ -22,7 +22,13 @@ def of_all_layers(models: Sequence[nn.Module], trace: Callable[[], Sizes]) -> Si
     (depth,) = depths
     # The larger first: transformers looks for the layers whose states it hands out once.
     more, few = (_with_layers(stacks, n, trace) for n in (MORE, FEW))
-    return tuple(round(a + (b - a) / (MORE - FEW) * (depth - FEW)) for a, b in zip(few, more, strict=True))
+    return tuple(_at(depth, a, b) for a, b in zip(few, more, strict=True))
+
+
+def _at(depth: int, few: int, more: int) -> int:
+    """On the line through both. What shrinks with more layers shrinks no further than to `more`: of few layers the
+    worst moment is another than of many."""
+    return round(few + (more - few) / (MORE - FEW) * (depth - FEW)) if more > few else more
 
 
 Stack = tuple[PreTrainedModel, str, nn.ModuleList]  # a backbone, and what it calls its layers

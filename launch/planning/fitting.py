@@ -14,7 +14,7 @@ from launch.planning.composing import composed, value_of
 from launch.planning.depth import of_all_layers
 from launch.planning.memory import CacheSize, States, Zero, cache_bytes, drawing_bytes, peak, states
 from launch.planning.rows import RowShape
-from launch.planning.trace import Footprint, attention_of, footprint, forward_peak, with_autocast
+from launch.planning.trace import Footprint, footprint, forward_peak, kernels_of, with_autocast
 from models.errors import ConfigError
 from models.virtual_tokens import head_size, key_value_heads
 from stages.ppo import PPOStage
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LEVELS = ("none", "zero1", "zero2", "zero3", "zero3_offload", "zero_infinity")  # from the least communication on
 DISK = "deepspeed.nvme_path=/local/nvme"  # stands for the folder that a person has yet to name
 ENOUGH = 2048  # tokens of a micro-batch that keep a GPU busy
+MOST = 16_384  # tokens beyond which a larger one gains nothing
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,13 @@ class Planner:
         return found
 
     def micro_batches(self) -> list[int]:
-        """Rows of a micro-batch that divide a process's rows, rising; the one that the options say."""
+        """Rows of a micro-batch that divide a process's rows, rising to MOST tokens; the one that the options say."""
         if value_of(self.options, "trainer.accumulation") is not None:
             return [self.rows_of_process // self.cfg.trainer.accumulation]
         group = self.cfg.rl.samples if isinstance(self.cfg, PPOStage) else 1
-        return [n for n in range(group, self.rows_of_process + 1, group) if self.rows_of_process % n == 0]
+        most = max(group, MOST * self.shape.responses // self.shape.tokens)
+        sizes = range(group, min(most, self.rows_of_process) + 1, group)
+        return [n for n in sizes if self.rows_of_process % n == 0]
 
     def fit(self, level: str, recompute: bool, rows: int) -> Fit:
         """What one way needs."""
@@ -171,7 +174,7 @@ class Planner:
     def _micro(self, recompute: bool, rows: int, gathered: bool) -> Footprint:
         plan = self.blueprint_of(recompute)
         batch = plan.batch(rows)
-        with attention_of(self.machine.device):
+        with kernels_of(self.machine.device):
             found = of_all_layers(
                 [plan.model], partial(footprint, plan.model, plan.objective, batch, gathered=gathered)
             )
@@ -183,7 +186,7 @@ class Planner:
         models = [plan.model, *plan.frozen]
         for name, (work, batch_of, rows) in plan.forwards.items():
             batch = batch_of(rows)
-            with attention_of(self.machine.device):
+            with kernels_of(self.machine.device):
                 (found[name],) = of_all_layers(models, partial(forward_peak, models, work, batch))
         if isinstance(self.cfg, PPOStage) and self.cfg.rl.sampler.engine == "hf":
             size = self.cache_size(plan)

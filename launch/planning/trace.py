@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models import attention
+from models import attention, logprobs
 from models.layout import Batch
 from models.objective import Objective
 
@@ -130,17 +130,18 @@ def with_autocast(model: nn.Module) -> None:
 
 
 @contextmanager
-def attention_of(device: str) -> Iterator[None]:
-    """Inside, attention keeps what its kernel on this kind of device keeps; operations have chosen those of a CPU."""
+def kernels_of(device: str) -> Iterator[None]:
+    """Inside, the model is computed as on this kind of device, and attention keeps what its kernel there keeps;
+    operations have chosen those of a CPU."""
     if device == "cpu":
         yield
         return
-    kept = nn.functional.scaled_dot_product_attention, attention.WIDENED_ON
-    nn.functional.scaled_dot_product_attention, attention.WIDENED_ON = _fused_attention, ()
+    kept = nn.functional.scaled_dot_product_attention, attention.WIDENED_ON, logprobs.PARTED_ON
+    nn.functional.scaled_dot_product_attention, attention.WIDENED_ON, logprobs.PARTED_ON = _fused_attention, (), ()
     try:
         yield
     finally:
-        nn.functional.scaled_dot_product_attention, attention.WIDENED_ON = kept
+        nn.functional.scaled_dot_product_attention, attention.WIDENED_ON, logprobs.PARTED_ON = kept
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
