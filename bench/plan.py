@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import string
 import sys
 from collections.abc import Iterator, Sequence
@@ -120,6 +121,8 @@ def make(folder: Path, size: str) -> Material:
 def observed(case: Case, material: Material, threads: int) -> list[dict[str, Any]]:
     """What each process saw. One alone is this process."""
     found = material.folder / "observed"
+    for before in (found, material.folder / "observed-run"):  # a level of sharding makes no other run
+        shutil.rmtree(before, ignore_errors=True)
     options = [*material.options(case), f"outputs={material.folder}", "name=observed-run", "resume=restart"]
     if case.processes == 1:
         return [dict(trained(case.stage, options))]
