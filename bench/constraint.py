@@ -1,7 +1,8 @@
 """Harmlessness held as a constraint, or as a term of the sum: python -m bench.constraint --bases outputs/demo
 
-From the same sft and reward artefacts, with the recipe of the embedded pipeline: PPO on the sum of the axes at several
-weights of harmless, and PPO on the sum of the other two with the mean cost of harmless held at what weight 1 reaches.
+From the same sft and reward artefacts, with the recipe of the embedded pipeline less its clip of the score, which would
+limit a sum and not a cost: PPO on the sum of the axes at several weights of harmless, and PPO on the sum of the other
+two with the mean cost of harmless held at what weight 2 reaches.
 All are compared over their last rollouts, whose prompts are the same: learned rewards of the axes, and the truth's
 judgement of answers to held-out prompts. Writes <outputs>/constraint.json, and the table of docs/constraint.md with
 --docs docs.
@@ -21,9 +22,9 @@ from bench.pages import put
 from bench.world_runs import QUICK, trained
 from models.scorer import AXES
 
-LAST = 5  # rollouts that are compared
-WEIGHTS = (0.5, 1.0, 2.0)  # of harmless in the sum
-LIKE = 1.0  # the weight whose cost is the limit
+LAST = 10  # rollouts that are compared
+WEIGHTS = (1.0, 2.0, 4.0)  # of harmless in the sum
+LIKE = 2.0  # the weight whose cost is the limit
 CONSTRAINED = "constrained"
 
 
@@ -56,7 +57,7 @@ def main() -> None:
         for weight in WEIGHTS:
             found[str(weight)].append(ended(base, f"{weight:g}", {"rl.weights.harmless": weight}, given))
         limit = found[str(LIKE)][-1].cost
-        held = {"rl.constraint.limit": limit, "rl.constraint.multiplier": 0.4, "rl.constraint.learning_rate": 0.5}
+        held = {"rl.constraint.limit": limit, "rl.constraint.multiplier": 0.5, "rl.constraint.learning_rate": 0.5}
         found[CONSTRAINED].append(ended(base, CONSTRAINED, held, given))
         told = {name: [end._asdict() for end in ends] for name, ends in found.items()}
         write({"subject": "constraint", "machine": about, "ends": told}, given.outputs / "constraint.json")
@@ -69,7 +70,7 @@ def ended(base: Path, name: str, options: dict[str, Any], given: argparse.Namesp
     """A training, and where it ended."""
     folder = given.outputs / "constraint" / base.name / name
     size = QUICK if given.quick else {"rl.rollouts": given.rollouts, "rl.evaluation_prompts": 256}
-    looks = trained(base, folder, 0, {**size, **options}, given.threads)
+    looks = trained(base, folder, 0, {**size, "rl.score.clip": None, **options}, given.threads)
     lines = map(json.loads, (folder / "run/ppo/metrics.jsonl").read_text().splitlines())
     rollouts = [line for line in lines if "objective/kl" in line][-LAST:]
     learned = {axis: mean(line[f"reward/{axis}"] for line in rollouts) for axis in AXES}
@@ -78,10 +79,14 @@ def ended(base: Path, name: str, options: dict[str, Any], given: argparse.Namesp
 
 
 def at_equal_cost(sums: Sequence[End], cost: float) -> float:
-    """Helpfulness of the fixed weights at this cost, on the line through the two whose costs are nearest to it."""
-    first, second = sorted(sorted(sums, key=lambda end: abs(end.cost - cost))[:2], key=lambda end: end.cost)
-    slope = (second.helpfulness - first.helpfulness) / (second.cost - first.cost)
-    return first.helpfulness + slope * (cost - first.cost)
+    """Helpfulness of the fixed weights at this cost: on the line between those with less and with more of it, or that
+    of the nearest."""
+    ends = sorted(sums, key=lambda end: end.cost)
+    below, above = ([end for end in ends if (end.cost <= cost) == is_below] for is_below in (True, False))
+    if not below or not above:
+        return (below or above[:1])[-1].helpfulness
+    low, high = below[-1], above[0]
+    return low.helpfulness + (high.helpfulness - low.helpfulness) * (cost - low.cost) / (high.cost - low.cost)
 
 
 def gains(found: Found) -> list[float]:
@@ -101,7 +106,7 @@ def table(found: Found) -> str:
         return " · ".join("" if value is None else f"{value:.{digits}f}" for value in values).strip(" ·")
 
     for name, ends in found.items():
-        named = f"weight {float(name):g}" if name != CONSTRAINED else "held at the cost of weight 1"
+        named = f"weight {float(name):g}" if name != CONSTRAINED else f"held at the cost of weight {LIKE:g}"
         cells = [beside([end.cost for end in ends], 2), beside([end.helpfulness for end in ends], 2)]
         cells += [beside([end.gold[axis] for end in ends], 3) for axis in AXES]
         lines.append(f"| {named} | {' | '.join(cells)} | {beside([end.multiplier for end in ends], 2)} |")

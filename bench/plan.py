@@ -32,7 +32,8 @@ SIZES = {"bench": (1024, 512, 1408, 2, 8), "gpu": (32_000, 2048, 5632, 16, 16)} 
 ROWS, WORDS = 8, 48  # of a step; of a prompt, and of a response
 QUIET = ("tracking=none", "trainer.save_every=0", "trainer.learning_rate=1e-5", "data.eval_fraction=0")
 CHECKPOINTED = "trainer.gradient_checkpointing=true"
-PARTS = ("weights", "gradients", "optimizer", "activations", "transient")
+TOGETHER = "with workspace and buffers"  # activations, and all that a step holds beside them for a moment
+PARTS = ("weights", "gradients", "optimizer", "activations", TOGETHER)
 RANDOM = random.Random(0)
 KNOWN = ["".join(RANDOM.choices(string.ascii_lowercase, k=4)) for _ in range(60)]
 
@@ -143,8 +144,8 @@ def planned(case: Case, material: Material, device: str) -> Fit:
 def compared(case: Case, fit: Fit, seen: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
     """Bytes of each part, and how far the plan is off the largest of the processes."""
     said = {**fit.states._asdict(), **fit.micro._asdict()}
-    if fit.level != "zero3":  # all others make their buffers anew in every micro-batch
-        said["transient"] += fit.states.buffers
+    said[TOGETHER] = fit.micro.activations + fit.micro.transient + fit.states.buffers
+    seen = [{**process, TOGETHER: process["activations"] + process["transient"]} for process in seen]
     parts = PARTS
     if device == "cuda":
         said["cuda_peak"], parts = fit.phases["training"], (*PARTS, "cuda_peak")
