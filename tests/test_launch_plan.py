@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import observed
 from launch import plan
+from launch.planning import depth
 from launch.planning.blueprint import Weight
 from launch.planning.composing import composed
 from launch.planning.fitting import Machine, Planner
@@ -105,11 +106,32 @@ def test_a_plan_of_ppo_knows_all_its_models(
     observed.trained("ppo", [*asked, *place])
     planner = Planner("ppo", asked, shape, Machine(1, 1e12, device="cpu"))
     fit, weights = planner.fit("none", False, 2), planner.blueprint_of(False).weights
-    in_training = sum(weight.n_bytes for weight in weights if weight.sharded)
-    assert in_training == seen["weights"] and fit.states.optimizer == seen["optimizer"]
+    assert fit.states.weights == seen["weights"] and fit.states.optimizer == seen["optimizer"]
     assert fit.micro.activations == pytest.approx(seen["activations"], rel=0.05)
     roles = {weight.role for weight in weights}
     assert roles == {"policy", "critic", "reward"} | ({"reference"} if adapter == "full" else set())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_deep_model_is_planned_as_if_all_its_layers_were_traced(
+    recompute: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"vocab_size": 4096, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    LlamaConfig(num_hidden_layers=9, **sizes).save_pretrained(tmp_path)
+    asked = [f"model.path={tmp_path}", "data=alpaca", "data.path=x.json", "trainer.batch_size=4"]
+    found = []
+    for most in (depth.MORE, 9):  # layers that are traced
+        monkeypatch.setattr(depth, "MORE", most)
+        planner = Planner("sft", asked, RowShape(500, 1500), Machine(1, 1e12))
+        found.append(planner.micro_of(recompute, 4, False))
+    assert found[0].activations == pytest.approx(found[1].activations, rel=1e-3)
+    assert found[0].transient == pytest.approx(found[1].transient, rel=0.02)
+
+
+def test_micro_batches_grow_to_what_keeps_a_gpu_busy(llama_folder: str) -> None:
+    asked = [f"model.path={llama_folder}", "data=alpaca", "data.path=x.json", "trainer.batch_size=64"]
+    for tokens, most in ((2000, 8), (20_000, 1), (20, 64)):
+        assert Planner("sft", asked, RowShape(tokens // 2, tokens // 2), Machine(1, 1e12)).micro_batches()[-1] == most
 
 
 def test_sharding_divides_what_its_stage_names() -> None:

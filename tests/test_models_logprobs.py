@@ -108,13 +108,15 @@ def test_temperature_divides_the_logits_of_value_and_entropy(llama_folder: str, 
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def test_chunks_and_parts_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     torch.manual_seed(0)
     head, target = nn.Linear(6, 11), torch.randint(11, (7,))
     start, weights = torch.randn(7, 6), torch.linspace(-1, 1, 7)
 
-    def of(chunk_elements: int) -> tuple[Tensor, ...]:
+    def of(chunk_elements: int, part_elements: int, parted_on: tuple[str, ...]) -> tuple[Tensor, ...]:
         monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk_elements)
+        monkeypatch.setattr(logprobs, "PART_ELEMENTS", part_elements)
+        monkeypatch.setattr(logprobs, "PARTED_ON", parted_on)
         hidden = start.clone().requires_grad_()
         found = logprobs_from_hidden(hidden, target, head, 0.7, with_entropy=True)
         head.zero_grad()
@@ -127,8 +129,10 @@ def test_chunks_change_neither_values_nor_gradients(monkeypatch: pytest.MonkeyPa
             head.bias.grad.clone(),
         )
 
-    for whole, chunked in zip(of(1 << 24), of(rows * 11), strict=True):
-        torch.testing.assert_close(chunked, whole)
+    expected = of(1 << 24, 1 << 24, ("cpu",))
+    for chunk, part, parted_on in ((rows * 11, 1 << 24, ("cpu",)), (1 << 24, rows * 11, ("cpu",)), (1 << 24, 1, ())):
+        for found, whole in zip(of(chunk, part, parted_on), expected, strict=True):
+            torch.testing.assert_close(found, whole)
 
 
 def test_no_more_logits_exist_at_once_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
