@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ArtifactError
-from train.checkpoints import COMPLETE, checkpoint_step, complete, damage, named, newest, stage_state
+from train.checkpoints import COMPLETE, checkpoint_step, complete, damage, named, newest, remove_incomplete, stage_state
 
 
 def saved(folder: Path, step: int, *, whole: bool = True) -> Path:
@@ -91,6 +91,17 @@ def test_a_checkpoint_completed_again_is_whole(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, 2)
     complete(checkpoint, {})
     assert damage(checkpoint) is None and stage_state(checkpoint) == {}
+
+
+def test_cleaning_takes_what_is_not_whole_and_nothing_else(tmp_path: Path) -> None:
+    saved(tmp_path, 9)
+    saved(tmp_path, 10, whole=False)
+    (tmp_path / "checkpoint-notes.txt").write_text("mine")
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "other").mkdir()
+    remove_incomplete(tmp_path)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"checkpoint-9", "checkpoint-notes.txt", "checkpoint-best", "other"}
 
 
 def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:

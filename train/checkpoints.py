@@ -50,6 +50,13 @@ def named(path: Path) -> Path:
     return path
 
 
+def remove_incomplete(folder: Path, sound: Path | None = None) -> None:
+    """Clear away what an interrupted save left. sound: one that was found whole, and is not read again."""
+    for checkpoint in _all(folder):
+        if checkpoint != sound and damage(checkpoint) is not None:
+            shutil.rmtree(checkpoint)
+
+
 def keep_newest(folder: Path, n: int) -> None:
     """Remove all but the newest n checkpoints, by their steps: files may look newer than they are where a clock was
     set back."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +125,7 @@ def newest_checkpoint(run: Run) -> Path | None:
     if rank() == 0:
         for checkpoint, fault in passed_over.items():
             run.say(f"passed over {checkpoint}: {fault}")
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        checkpoints.remove_incomplete(run.checkpoints, sound=found)
         passed_over.clear()
     if found is not None:
         run.say(f"going on from step {checkpoints.checkpoint_step(found)}")
