@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bench.harness import machine, write
 from bench.pages import put
 from bench.world_runs import QUICK, trained
@@ -82,11 +84,7 @@ def at_equal_cost(sums: Sequence[End], cost: float) -> float:
     """Helpfulness of the fixed weights at this cost: on the line between those with less and with more of it, or that
     of the nearest."""
     ends = sorted(sums, key=lambda end: end.cost)
-    below, above = ([end for end in ends if (end.cost <= cost) == is_below] for is_below in (True, False))
-    if not below or not above:
-        return (below or above[:1])[-1].helpfulness
-    low, high = below[-1], above[0]
-    return low.helpfulness + (high.helpfulness - low.helpfulness) * (cost - low.cost) / (high.cost - low.cost)
+    return float(np.interp(cost, [end.cost for end in ends], [end.helpfulness for end in ends]))
 
 
 def gains(found: Found) -> list[float]:
